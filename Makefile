@@ -1,0 +1,35 @@
+# Each target sets up what it needs: Python 3.11 or later, make and a C compiler are enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ROUNDS ?= 200
+
+.PHONY: install up test check bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV): two to five minutes the first time."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+up: $(INSTALLED)
+	@exec $(BIN)/aiaas up
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

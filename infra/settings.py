@@ -1,0 +1,87 @@
+"""Settings: the environment, decoded once into one frozen struct."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from infra.errors import StartupError
+
+
+class Secret:
+    """A string that does not print itself. `reveal()` is the only way to its value."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the environment decides. A field's variable is its name in capitals.
+
+    Attributes:
+        aiaas_home: where state lives (database, Ray session, `demo.env`).
+        database_url: a PostgreSQL server to use instead of the embedded one.
+        ray_address: a Ray cluster to deploy to instead of a local one, as `host:port`.
+        aiaas_host: the address the gateway listens on.
+        aiaas_port: its port; 0 takes a free one.
+        aiaas_workers: how many gateway processes share that port.
+        log_level: DEBUG, INFO, WARNING or ERROR.
+        asr_timeout_s: the longest a transcription may take, from decoded request to answer.
+        tts_timeout_s: the longest a speech call may take to its first sound, and between sounds.
+        intent_timeout_s: the longest an intent call may take.
+        charge_timeout_s: how long a call in hand waits for its charge while PostgreSQL is away.
+        requests_per_minute: a tenant's and a key's request rate.
+        max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
+    """
+
+    aiaas_home: Path = Path(".aiaas")
+    database_url: Secret | None = None
+    ray_address: str | None = None
+    aiaas_host: str = "127.0.0.1"
+    aiaas_port: Port = 8080
+    aiaas_workers: Count = 1
+    log_level: Annotated[str, msgspec.Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    asr_timeout_s: Seconds = 600.0
+    tts_timeout_s: Seconds = 60.0
+    intent_timeout_s: Seconds = 15.0
+    charge_timeout_s: Seconds = 20.0
+    requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
+    max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
+
+    @property
+    def home(self) -> Path:
+        """`aiaas_home` as an absolute path."""
+        return self.aiaas_home.expanduser().absolute()
+
+
+def _decode(kind: type, value: Any) -> Any:
+    return kind(value) if kind in (Secret, Path) else value
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from an environment; an empty variable counts as unset.
+
+    Raises:
+        StartupError: a variable's value cannot be used; the message names the variable.
+    """
+    given = {name: environ.get(name.upper(), "") for name in Settings.__struct_fields__}
+    values = {name: value for name, value in given.items() if value}
+    try:
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise StartupError(f"{path.rstrip('`').upper()} is not usable: {reason}") from None

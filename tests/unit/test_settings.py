@@ -1,0 +1,47 @@
+"""Settings are read once, wrong ones are named in one line, secrets do not print themselves."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import StartupError
+from infra.settings import load_settings
+
+
+def test_an_empty_environment_gives_defaults_that_listen_on_loopback() -> None:
+    settings = load_settings({})
+    assert settings.aiaas_host == "127.0.0.1"
+    assert settings.home == Path.cwd() / ".aiaas"
+
+
+def test_values_are_decoded_to_their_types() -> None:
+    settings = load_settings(
+        {"AIAAS_PORT": "9000", "INTENT_TIMEOUT_S": "2.5", "AIAAS_HOME": "/tmp/x", "LOG_LEVEL": ""}
+    )
+    assert (settings.aiaas_port, settings.intent_timeout_s, settings.log_level) == (9000, 2.5, "INFO")
+    assert settings.home == Path("/tmp/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AIAAS_PORT", "many"),
+        ("AIAAS_PORT", "70000"),
+        ("AIAAS_WORKERS", "0"),
+        ("INTENT_TIMEOUT_S", "-1"),
+        ("INTENT_TIMEOUT_S", "nan"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_settings({name: value})
+    assert str(caught.value).startswith(f"{name} is not usable: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
+    settings = load_settings({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1/db"})
+    assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
+    assert settings.database_url is not None
+    assert "hunter2" in settings.database_url.reveal()
