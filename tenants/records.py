@@ -1,0 +1,65 @@
+"""What this room speaks of: tenants, keys as their owner sees them, keys as a worker checks them."""
+
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+import msgspec
+
+from infra.settings import Secret
+from tenants.keys import Mode
+
+Network = IPv4Network | IPv6Network
+Product = Literal["asr", "intent", "tts"]
+# A key's scopes are the products it may call. Reading models, usage and receipts needs a key, no scope.
+PRODUCTS: tuple[Product, ...] = ("asr", "intent", "tts")
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A customer of the vendor."""
+
+    tenant_id: str
+    name: str
+    created_at: datetime
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key as its owner sees it; the secret is not here.
+
+    Attributes:
+        scopes: the products it may call, sorted.
+        allowed_networks: CIDR blocks it may be used from; empty means from anywhere.
+        expires_at: from this moment on it is refused; None means never.
+        last_used_at: accurate to about a minute; None until the first use.
+        replaced_by: the key that a rotation put in its place.
+    """
+
+    key_id: str
+    tenant_id: str
+    name: str
+    mode: Mode
+    scopes: tuple[Product, ...]
+    allowed_networks: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    replaced_by: str | None
+
+
+class IssuedKey(msgspec.Struct, frozen=True):
+    """A key at the one moment when its text is known."""
+
+    api_key: ApiKey
+    text: Secret
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """An API key as a worker checks it, call by call."""
+
+    key_id: str
+    tenant_id: str
+    scopes: frozenset[str]
+    allowed_networks: tuple[Network, ...]
+    expires_at: datetime | None
+    revoked_at: datetime | None
