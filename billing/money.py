@@ -1,0 +1,79 @@
+"""Money in integers: currencies, the one function that rounds, and amounts as people read them.
+
+A price is in nanos, 10^-9 of a currency unit. A rated amount is an exact `Fraction` of nanos until it
+becomes minor units, the integers that invoices add up.
+"""
+
+from fractions import Fraction
+from typing import Final
+
+import msgspec
+
+from infra.errors import InvalidValueError
+
+NANOS_EXPONENT: Final = 9
+
+
+class Currency(msgspec.Struct, frozen=True):
+    """A currency (ISO 4217) and three exponents, which are not always the same.
+
+    Attributes:
+        code: three capital letters.
+        ledger_exponent: a minor unit here is 10^-ledger_exponent of a currency unit.
+        display_exponent: decimals that people see.
+        provider_exponent: the payment provider's minor unit.
+    """
+
+    code: str
+    ledger_exponent: int
+    display_exponent: int
+    provider_exponent: int
+
+
+_CURRENCIES: Final = {"USD": Currency("USD", ledger_exponent=2, display_exponent=2, provider_exponent=2)}
+
+
+def currency(code: str) -> Currency:
+    """A currency by its code.
+
+    Raises:
+        InvalidValueError: it is not billed in.
+    """
+    try:
+        return _CURRENCIES[code]
+    except KeyError:
+        known = ", ".join(sorted(_CURRENCIES))
+        raise InvalidValueError(f"This currency is not billed in. Use one of: {known}.", "currency") from None
+
+
+def round_half_away(amount: Fraction) -> int:
+    """The nearest integer; of two equally near, the one further from zero. The only rounding there is."""
+    doubled_and_one = 2 * abs(amount.numerator) + amount.denominator
+    magnitude = doubled_and_one // (2 * amount.denominator)
+    return magnitude if amount >= 0 else -magnitude
+
+
+def minor_units(nanos: Fraction, unit: Currency) -> int:
+    """An exact amount of nanos as the ledger's minor units of a currency, rounded."""
+    return round_half_away(nanos * Fraction(10**unit.ledger_exponent, 10**NANOS_EXPONENT))
+
+
+def format_minor(minor: int, unit: Currency) -> str:
+    """Minor units for people: 1234 of USD is `12.34 USD`."""
+    shown = round_half_away(Fraction(minor * 10**unit.display_exponent, 10**unit.ledger_exponent))
+    return f"{_with_point(shown, unit.display_exponent)} {unit.code}"
+
+
+def format_nanos(nanos: Fraction, unit: Currency) -> str:
+    """An amount for people with as many decimals as it needs, nine at most: `0.0004 USD`."""
+    text = _with_point(round_half_away(nanos), NANOS_EXPONENT)
+    whole, _, decimals = text.partition(".")
+    decimals = decimals.rstrip("0").ljust(unit.display_exponent, "0")
+    return f"{whole}.{decimals} {unit.code}" if decimals else f"{whole} {unit.code}"
+
+
+def _with_point(scaled: int, exponent: int) -> str:
+    digits = str(abs(scaled)).rjust(exponent + 1, "0")
+    whole, decimals = digits[: len(digits) - exponent], digits[len(digits) - exponent :]
+    sign = "-" if scaled < 0 else ""
+    return f"{sign}{whole}.{decimals}" if exponent else f"{sign}{whole}"

@@ -1,0 +1,72 @@
+"""The receipt of one call: what was counted, and what exactly it cost."""
+
+from datetime import datetime
+from fractions import Fraction
+from uuid import UUID
+
+import msgspec
+
+from billing.money import currency, format_nanos
+from billing.store import usage as store
+from billing.store.prices import read_price_versions
+from infra.database import Pool, borrow
+from infra.errors import NotFoundError
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """One call as it was charged.
+
+    Attributes:
+        units: of all slices of the call.
+        amount_nanos: exact, at the tiers that the call fell into: a whole number of 10^-9 currency units,
+            or `numerator/denominator`. A month's receipts add up to its rating, to the last digit.
+        amount: the same for people, to nine decimals: `0.0004 USD`.
+        model: the model that was asked for.
+        engine: the engine that answered.
+    """
+
+    call_id: UUID
+    key_id: str
+    meter: str
+    units: int
+    amount_nanos: str
+    amount: str
+    currency: str
+    price_version_id: str
+    period: str
+    model: str
+    engine: str
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+async def receipt(pool: Pool, tenant_id: str, call_id: UUID) -> Receipt:
+    """The receipt of one of the tenant's calls.
+
+    Raises:
+        NotFoundError: there is no such call, or it is another tenant's.
+    """
+    async with borrow(pool) as connection:
+        rows = await store.read_call(connection, tenant_id, call_id)
+        if not rows:
+            raise NotFoundError("There is no such call.", "call_id")
+        first = rows[0]
+        versions = await read_price_versions(connection, [first.price_version_id])
+    version = versions[first.price_version_id]
+    price = version.prices[first.meter]
+    nanos = sum((price.rate_call(row.units_before, row.units) for row in rows), Fraction(0))
+    return Receipt(
+        call_id=first.call_id,
+        key_id=first.key_id,
+        meter=first.meter,
+        units=sum(row.units for row in rows),
+        amount_nanos=str(nanos),
+        amount=format_nanos(nanos, currency(version.currency)),
+        currency=version.currency,
+        price_version_id=version.price_version_id,
+        period=first.period,
+        model=first.model,
+        engine=first.engine,
+        occurred_at=first.occurred_at,
+        recorded_at=rows[-1].recorded_at,
+    )

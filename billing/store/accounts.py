@@ -1,0 +1,153 @@
+"""Accounts, and the periods and counters that charges need."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from psycopg.rows import class_row
+
+from billing.periods import Period
+from infra.database import Connection
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A tenant's billing account."""
+
+    tenant_id: str
+    plan: str
+    currency: str
+    time_zone: str
+    opened_at: datetime
+
+
+class NewPeriod(msgspec.Struct, frozen=True):
+    """A month of one tenant, about to be opened."""
+
+    tenant_id: str
+    time_zone: str
+    period: Period
+
+
+async def insert_account(
+    connection: Connection, tenant_id: str, plan: str, currency: str, time_zone: str
+) -> None:
+    """Add the account; one that is there stays as it is.
+
+    Raises:
+        psycopg.errors.ForeignKeyViolation: there is no such tenant.
+    """
+    await connection.execute(
+        """
+        INSERT INTO billing.account (tenant_id, plan, currency, time_zone)
+        VALUES (%(tenant_id)s, %(plan)s, %(currency)s, %(time_zone)s)
+        ON CONFLICT DO NOTHING
+        """,
+        {"tenant_id": tenant_id, "plan": plan, "currency": currency, "time_zone": time_zone},
+    )
+
+
+async def read_account(connection: Connection, tenant_id: str) -> Account | None:
+    """One tenant's account."""
+    async with connection.cursor(row_factory=class_row(Account)) as cursor:
+        await cursor.execute(
+            """
+            SELECT tenant_id, plan, currency, time_zone, opened_at
+            FROM billing.account WHERE tenant_id = %(tenant_id)s
+            """,
+            {"tenant_id": tenant_id},
+        )
+        return await cursor.fetchone()
+
+
+async def read_accounts(connection: Connection, tenant_ids: Sequence[str]) -> list[Account]:
+    """The accounts of these tenants, as far as they have one."""
+    async with connection.cursor(row_factory=class_row(Account)) as cursor:
+        await cursor.execute(
+            """
+            SELECT tenant_id, plan, currency, time_zone, opened_at
+            FROM billing.account WHERE tenant_id = ANY(%(tenant_ids)s)
+            """,
+            {"tenant_ids": list(tenant_ids)},
+        )
+        return await cursor.fetchall()
+
+
+async def read_account_page(connection: Connection, after: str, limit: int) -> list[Account]:
+    """The next accounts in the order of their tenant ids."""
+    async with connection.cursor(row_factory=class_row(Account)) as cursor:
+        await cursor.execute(
+            """
+            SELECT tenant_id, plan, currency, time_zone, opened_at
+            FROM billing.account WHERE tenant_id > %(after)s ORDER BY tenant_id LIMIT %(limit)s
+            """,
+            {"after": after, "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def try_time_zone(connection: Connection, name: str) -> None:
+    """Have the server use the zone: its own list may be older than ours.
+
+    Raises:
+        psycopg.errors.InvalidParameterValue: the server does not know it.
+    """
+    await connection.execute("SELECT now() AT TIME ZONE %(name)s", {"name": name})
+
+
+async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -> None:
+    """Add periods and their counters; what is there stays. Call it in a transaction.
+
+    A period takes the newest price version of the account's plan and currency that holds when it starts.
+    Rows are written in the order of tenant and month, as locks are taken in one order.
+    """
+    ordered = sorted(periods, key=lambda new: (new.tenant_id, new.period.label))
+    parameters = {
+        "tenant_ids": [new.tenant_id for new in ordered],
+        "labels": [new.period.label for new in ordered],
+        "starts": [new.period.starts_at for new in ordered],
+        "ends": [new.period.ends_at for new in ordered],
+        "time_zones": [new.time_zone for new in ordered],
+    }
+    await connection.execute(
+        """
+        INSERT INTO billing.period (tenant_id, period, starts_at, ends_at, time_zone, price_version_id)
+        SELECT given.tenant_id, given.period, given.starts_at, given.ends_at, given.time_zone,
+               (SELECT version.price_version_id FROM billing.price_version version
+                WHERE version.plan = account.plan AND version.currency = account.currency
+                  AND version.valid_from <= given.starts_at
+                ORDER BY version.valid_from DESC LIMIT 1)
+        FROM unnest(%(tenant_ids)s::text[], %(labels)s::text[], %(starts)s::timestamptz[],
+                    %(ends)s::timestamptz[], %(time_zones)s::text[]) WITH ORDINALITY
+             AS given (tenant_id, period, starts_at, ends_at, time_zone, place)
+        JOIN billing.account USING (tenant_id)
+        ORDER BY given.place
+        ON CONFLICT DO NOTHING
+        """,
+        parameters,
+    )
+    await connection.execute(
+        """
+        INSERT INTO billing.period_counter (tenant_id, period, meter)
+        SELECT period.tenant_id, period.period, meter.meter
+        FROM unnest(%(tenant_ids)s::text[], %(labels)s::text[]) WITH ORDINALITY
+             AS given (tenant_id, period, place)
+        JOIN billing.period USING (tenant_id, period)
+        CROSS JOIN billing.meter
+        ORDER BY given.place, meter.meter
+        ON CONFLICT DO NOTHING
+        """,
+        {"tenant_ids": parameters["tenant_ids"], "labels": parameters["labels"]},
+    )
+
+
+async def read_period(connection: Connection, tenant_id: str, label: str) -> Period | None:
+    """One open month of a tenant."""
+    async with connection.cursor(row_factory=class_row(Period)) as cursor:
+        await cursor.execute(
+            """
+            SELECT period AS label, starts_at, ends_at
+            FROM billing.period WHERE tenant_id = %(tenant_id)s AND period = %(label)s
+            """,
+            {"tenant_id": tenant_id, "label": label},
+        )
+        return await cursor.fetchone()

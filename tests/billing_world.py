@@ -1,0 +1,102 @@
+"""Tenants with accounts, charges to send, and the auditor that adds everything up again."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import psycopg
+
+from billing.accounts import open_account
+from billing.charges import Charge
+from billing.ledger import Ledger
+from billing.meters import INTENT_CALLS
+from infra.database import Pool
+from infra.ids import new_id, uuid7
+from infra.telemetry import Telemetry
+
+NOON = datetime(2025, 11, 15, 12, tzinfo=UTC)
+
+
+async def add_tenant(pool: Pool) -> str:
+    """A tenant without a billing account."""
+    tenant_id = new_id("ten")
+    async with pool.connection() as connection:
+        await connection.execute(
+            "INSERT INTO tenants.tenant (tenant_id, name) VALUES (%s, 'Test')", [tenant_id]
+        )
+    return tenant_id
+
+
+async def add_account(pool: Pool, time_zone: str = "Asia/Taipei", now: datetime = NOON) -> str:
+    """A tenant with an account in USD on the plan `standard`."""
+    tenant_id = await add_tenant(pool)
+    async with pool.connection() as connection:
+        await open_account(
+            connection, tenant_id, plan="standard", currency="USD", time_zone=time_zone, now=now
+        )
+    return tenant_id
+
+
+def charge(tenant_id: str, meter: str = INTENT_CALLS, units: int = 1, at: datetime = NOON) -> Charge:
+    """A charge with a new id."""
+    return Charge(
+        call_id=uuid7(),
+        tenant_id=tenant_id,
+        key_id=f"key_{tenant_id[-4:]}",
+        meter=meter,
+        units=units,
+        model="test-model",
+        engine="test-engine",
+        occurred_at=at,
+    )
+
+
+@asynccontextmanager
+async def open_ledger(
+    database_url: str,
+    *,
+    telemetry: Telemetry | None = None,
+    charge_timeout_s: float = 20.0,
+    queue_limit: int = 8192,
+    lock_timeout_ms: int = 250,
+) -> AsyncIterator[Ledger]:
+    ledger = Ledger(
+        database_url,
+        telemetry or Telemetry.from_environ("test", {}),
+        charge_timeout_s=charge_timeout_s,
+        queue_limit=queue_limit,
+        lock_timeout_ms=lock_timeout_ms,
+        close_timeout_s=3.0,
+    )
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def audit(database_url: str) -> tuple[int, int]:
+    """Calls and units of all usage rows, once counters and roll-ups are found to say the same, key by key."""
+    keys = "tenant_id, period, meter"
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            f"SELECT {keys}, count(*), sum(units) FROM billing.usage_row GROUP BY {keys}"
+        ).fetchall()
+        counters = connection.execute(
+            f"SELECT {keys}, calls, units FROM billing.period_counter WHERE calls <> 0 OR units <> 0"
+        ).fetchall()
+        hours = connection.execute(
+            f"SELECT {keys}, sum(calls), sum(units) FROM billing.hourly_usage GROUP BY {keys}"
+        ).fetchall()
+        positions = connection.execute(
+            f"""
+            SELECT count(*) FROM (
+                SELECT units_before, sum(units) OVER (PARTITION BY {keys} ORDER BY units_before, units
+                                                      ROWS UNBOUNDED PRECEDING) - units AS expected
+                FROM billing.usage_row) AS placed
+            WHERE units_before <> expected
+            """
+        ).fetchone()
+    assert sorted(rows) == sorted(counters) == sorted(hours)
+    assert positions == (0,), "each row's units_before is the sum of the units before it"
+    return sum(int(row[3]) for row in rows), sum(int(row[4]) for row in rows)
