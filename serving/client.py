@@ -1,0 +1,313 @@
+"""The one way into this room: what a gateway worker holds.
+
+Nothing of Ray leaves here: calls take and give the structs of `serving.contract` and raise the errors of
+`serving.errors`. Ray is imported when `connect` is called, after its environment was prepared.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, cast
+
+from infra.errors import DomainError
+from infra.settings import Settings
+from infra.telemetry import Telemetry
+from serving.contract import (
+    Catalog,
+    EngineInfo,
+    IntentAnswer,
+    IntentSetInfo,
+    Product,
+    Segment,
+    SpeechRequest,
+    Transcript,
+    Window,
+)
+from serving.errors import (
+    DeadlineExceededError,
+    EngineUnavailableError,
+    OverloadedError,
+    UnknownIntentSetError,
+    UnknownVoiceError,
+    UnsupportedLanguageError,
+)
+from serving.ray_environment import prepare_ray_environment
+
+_APPLICATIONS = ("media", "asr", "intent", "tts")
+_PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
+_CONNECT_S = 60.0
+_CHECK_S = 3.0
+_WINDOWS_IN_FLIGHT = 2
+_RETRY_S = 0.1
+
+_logger = logging.getLogger("aiaas.serving")
+
+
+class ServingClient:
+    """Handles to the deployments, taken once; use it on the event loop it was made on.
+
+    Every call takes `timeout_s`, and `carrier`: W3C trace context for the spans of the replicas. A call that
+    is cancelled, or whose iterator is closed, cancels the remote work.
+
+    Raises, in every call:
+        DeadlineExceededError: `timeout_s` passed.
+        OverloadedError: the queue is full; at once, with the time after which to try again.
+        EngineUnavailableError: a replica died or cannot be reached.
+    """
+
+    def __init__(self, handles: Mapping[str, Any], catalog: Catalog, telemetry: Telemetry) -> None:
+        self._media = handles["media"].windows.options(stream=True)
+        self._asr = handles["asr"].recognise
+        self._intent = handles["intent"].classify
+        self._tts = handles["tts"].speak.options(stream=True)
+        self._telemetry = telemetry
+        self._checks = ThreadPoolExecutor(1, "serving-check")
+        self._check: asyncio.Future[dict[str, str]] | None = None
+        self.catalog = catalog
+
+    @classmethod
+    async def connect(cls, address: str, settings: Settings, telemetry: Telemetry) -> "ServingClient":
+        """Join Ray at `host:port` as a driver, and ask every engine what it is.
+
+        Raises:
+            EngineUnavailableError: nobody is there, the token is not theirs, or a deployment is missing.
+        """
+        prepare_ray_environment(settings, os.environ)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it complains on the terminal otherwise
+        import ray
+        from ray import serve
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        with _handlers_kept(), _domain_errors():
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise EngineUnavailableError(f"Ray at {address} cannot be joined.") from error
+        async with _deadline(_CONNECT_S):
+            handles = {name: serve.get_app_handle(name) for name in _APPLICATIONS}
+            described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
+        facts = dict(zip(_APPLICATIONS, described, strict=True))
+        intent, intent_sets = cast(tuple[EngineInfo, tuple[IntentSetInfo, ...]], facts["intent"])
+        return cls(handles, Catalog((facts["asr"], intent, facts["tts"]), intent_sets), telemetry)
+
+    async def transcribe(
+        self,
+        upload: bytes,
+        *,
+        language: str | None,
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Transcript:
+        """Transcribe a file of any known kind.
+
+        The file's windows come as a stream from the media deployment; at most 2 are recognised at a time.
+        `audio_ms` is the decoded length, exactly: see `serving.media.decode.windows`.
+
+        Raises:
+            UnsupportedLanguageError: before anything is decoded.
+            MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
+        """
+        if language is not None and not self.catalog.recognises(language):
+            known = ", ".join(self.catalog.engine("asr").languages)
+            raise UnsupportedLanguageError(f"The model does not know this language. It knows: {known}.")
+        trace = self._carrier(carrier)
+        segments: list[Segment] = []
+        audio_ms = 0
+        in_flight: deque[asyncio.Task[tuple[Segment, ...]]] = deque()
+        async with _deadline(timeout_s):
+            windows = self._media.remote(upload, trace)
+            try:
+                async for window in windows:
+                    audio_ms = window.start_ms + window.duration_ms
+                    if len(in_flight) == _WINDOWS_IN_FLIGHT:
+                        segments += await in_flight.popleft()
+                    work = self._recognise(window, language, trace)
+                    in_flight.append(asyncio.create_task(work))
+                while in_flight:
+                    segments += await in_flight.popleft()
+            finally:
+                windows.cancel()
+                await _abandon(in_flight)
+        engine = self.catalog.engine("asr")
+        return Transcript(
+            text=" ".join(segment.text for segment in segments),
+            language=language or engine.languages[0],
+            audio_ms=audio_ms,
+            segments=tuple(segments),
+            engine=engine.engine,
+            model=engine.model,
+        )
+
+    async def speak(
+        self, request: SpeechRequest, *, timeout_s: float, carrier: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The encoded file in pieces; `timeout_s` bounds the wait for each of them.
+
+        Raises:
+            UnknownVoiceError, NothingToSpeakError: before the first piece.
+        """
+        if not self.catalog.has_voice(request.voice):
+            raise UnknownVoiceError
+        pieces = self._tts.remote(request, self._carrier(carrier))
+        try:
+            while True:
+                async with _deadline(timeout_s):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            pieces.cancel()
+
+    async def classify(
+        self,
+        set_name: str,
+        texts: Sequence[str],
+        *,
+        top_k: int | None,
+        threshold: float | None,
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> tuple[IntentAnswer, ...]:
+        """One answer per text, in the order given; None takes all intents, or the set's own threshold.
+
+        Raises:
+            UnknownIntentSetError: there is no set of that name.
+        """
+        if self.catalog.intent_set(set_name) is None:
+            raise UnknownIntentSetError
+        async with _deadline(timeout_s):
+            return await _answer(
+                self._intent.remote(set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
+            )
+
+    async def check(self) -> dict[Product, bool]:
+        """Which products can answer now, by the word of Serve's controller; all False when it is silent.
+
+        It takes 3 s at most. One question is out at a time: who asks meanwhile shares its answer.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.get_running_loop().run_in_executor(self._checks, _running_applications)
+            self._check.add_done_callback(lambda check: check.cancelled() or check.exception())
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                running = await asyncio.shield(self._check)
+        except Exception:  # whatever it is, there is no answer
+            running = {}
+        return {
+            product: all(running.get(name) == "RUNNING" for name in needed)
+            for product, needed in _PRODUCTS.items()
+        }
+
+    def close(self) -> None:
+        """Leave Ray. No call may follow."""
+        import ray
+
+        self._checks.shutdown(wait=False, cancel_futures=True)
+        ray.shutdown()
+
+    async def _recognise(
+        self, window: Window, language: str | None, carrier: Mapping[str, str]
+    ) -> tuple[Segment, ...]:
+        while True:
+            try:
+                segments = await _answer(self._asr.remote(window, language, carrier))
+            except Exception as error:
+                if window.start_ms == 0 or not isinstance(_translated(error), OverloadedError):
+                    raise
+                # A file that was begun is not refused half-way: it waits for room until its deadline.
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return tuple(_shifted(segment, window.start_ms) for segment in segments)
+
+    def _carrier(self, carrier: Mapping[str, str] | None) -> Mapping[str, str]:
+        return self._telemetry.carrier() if carrier is None else carrier
+
+
+async def _answer(response: Any) -> Any:
+    """Await a response; whoever stops waiting for it stops the work."""
+    try:
+        return await response
+    except BaseException:
+        response.cancel()
+        raise
+
+
+async def _abandon(tasks: deque[asyncio.Task[tuple[Segment, ...]]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _shifted(segment: Segment, offset_ms: int) -> Segment:
+    words = tuple(
+        type(word)(word.text, word.start_ms + offset_ms, word.end_ms + offset_ms) for word in segment.words
+    )
+    return Segment(segment.text, segment.start_ms + offset_ms, segment.end_ms + offset_ms, words)
+
+
+def _running_applications() -> dict[str, str]:
+    from ray import serve
+
+    try:
+        applications = serve.status().applications
+    except SystemExit:  # Ray's way to say that it was shut down meanwhile
+        return {}
+    return {name: str(application.status.value) for name, application in applications.items()}
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """`ray.init` puts its own handler in place of SIGTERM's, and a draining server would drop its calls."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def _deadline(timeout_s: float) -> AsyncIterator[None]:
+    """Bound the wait, and turn what comes out of Ray into errors of this room."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            with _domain_errors():
+                yield
+    except TimeoutError:
+        raise DeadlineExceededError from None
+
+
+@contextmanager
+def _domain_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _translated(error) from None
+
+
+def _translated(error: Exception) -> DomainError:
+    """What an exception means to the caller. Only its type is logged: its message may hold what was sent."""
+    from ray.exceptions import RayError, RayTaskError
+    from ray.serve.exceptions import BackPressureError, RayServeException
+
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, DomainError):
+        return cause
+    if isinstance(cause, BackPressureError):
+        return OverloadedError()
+    if isinstance(cause, TimeoutError):
+        return DeadlineExceededError()
+    _logger.error("a call to an engine failed: %s", type(cause).__name__)
+    if isinstance(cause, RayError | RayServeException | ConnectionError) and not isinstance(
+        cause, RayTaskError
+    ):
+        return EngineUnavailableError()
+    return DomainError(
+        "The engine failed on this request. Try again; if it stays so, report the request's id."
+    )

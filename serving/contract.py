@@ -1,0 +1,197 @@
+"""The structs that cross the wire to Ray, and the interfaces that engines fulfil."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:  # a gateway worker and a replica without numbers load no numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Product = Literal["asr", "intent", "tts"]
+SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+RECOGNITION_RATE_HZ = 16_000
+"""Sample rate of every `Window`: mono, signed 16-bit little-endian."""
+
+SPEECH_RATE_HZ = 24_000
+"""Sample rate of all speech that leaves, in every format."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """Which engine answers for a product.
+
+    `languages` are ISO 639-1 codes; empty means that the voice or the intent set decides.
+    """
+
+    product: Product
+    engine: str
+    model: str
+    version: str
+    languages: tuple[str, ...] = ()
+    voices: tuple[str, ...] = ()
+
+
+class Word(msgspec.Struct, frozen=True):
+    text: str
+    start_ms: int
+    end_ms: int
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A stretch of speech between two pauses."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    words: tuple[Word, ...] = ()
+
+
+class Window(msgspec.Struct, frozen=True):
+    """At most 30 s of sound: `pcm` is mono s16le at 16 kHz; `start_ms` counts from the file's beginning."""
+
+    pcm: bytes
+    start_ms: int
+    duration_ms: int
+
+
+class Transcript(msgspec.Struct, frozen=True):
+    """What was said. `audio_ms` is the decoded length of the file: the unit that is charged."""
+
+    text: str
+    language: str
+    audio_ms: int
+    segments: tuple[Segment, ...]
+    engine: str
+    model: str
+
+
+class SpeechRequest(msgspec.Struct, frozen=True):
+    """`speed` is a factor from 0.25 to 4.0; 1.0 is the voice's own pace."""
+
+    text: str
+    voice: str
+    speed: float = 1.0
+    response_format: SpeechFormat = "mp3"
+
+
+class IntentScore(msgspec.Struct, frozen=True):
+    name: str
+    score: float
+
+
+class IntentAnswer(msgspec.Struct, frozen=True):
+    """The most probable intent of one text.
+
+    `ranking` holds the `top_k` best in falling order; scores are probabilities over the set's intents.
+    `out_of_scope` says that the best score is below the threshold: the text is probably none of them.
+    """
+
+    intent: str
+    score: float
+    ranking: tuple[IntentScore, ...]
+    out_of_scope: bool
+
+
+class IntentInfo(msgspec.Struct, frozen=True):
+    name: str
+    description: str
+
+
+class IntentSetInfo(msgspec.Struct, frozen=True):
+    """A set that can be asked for by name; `threshold` is what applies when a request names none."""
+
+    name: str
+    language: str
+    description: str
+    intents: tuple[IntentInfo, ...]
+    threshold: float
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """What is deployed: what `GET /v1/models` lists and what requests are checked against."""
+
+    engines: tuple[EngineInfo, ...]
+    intent_sets: tuple[IntentSetInfo, ...]
+
+    def engine(self, product: Product) -> EngineInfo:
+        """The engine of a product; every product has exactly one."""
+        return next(engine for engine in self.engines if engine.product == product)
+
+    def intent_set(self, name: str) -> IntentSetInfo | None:
+        """The set of that name, or None."""
+        return next((known for known in self.intent_sets if known.name == name), None)
+
+    def has_voice(self, voice: str) -> bool:
+        """Whether the speech engine has this voice."""
+        return voice in self.engine("tts").voices
+
+    def recognises(self, language: str) -> bool:
+        """Whether the recogniser knows this language; `en-US` counts as `en`."""
+        return primary_language(language) in self.engine("asr").languages
+
+
+def primary_language(tag: str) -> str:
+    """The first part of a language tag (RFC 5646), in lower case: `en` of `en-US`."""
+    return tag.replace("_", "-").partition("-")[0].lower()
+
+
+class Recogniser(Protocol):
+    """Speech to text, one window at a time. Blocks."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def recognise(self, pcm: bytes, language: str | None) -> tuple[Segment, ...]:
+        """Transcribe mono s16le at 16 kHz; times count from the window's beginning.
+
+        Raises:
+            UnsupportedLanguageError: the engine does not know `language`.
+        """
+        ...
+
+
+class SentenceEncoder(Protocol):
+    """Sentences to vectors of length 1. Blocks."""
+
+    def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """One row per text, in the order given."""
+        ...
+
+
+class IntentClassifier(Protocol):
+    """Sentences to intents, over named sets. Blocks."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def intent_sets(self) -> tuple[IntentSetInfo, ...]: ...
+
+    def classify(
+        self, set_name: str, texts: Sequence[str], top_k: int | None, threshold: float | None
+    ) -> tuple[IntentAnswer, ...]:
+        """One answer per text, in the order given; None takes the set's own threshold, or all intents.
+
+        Raises:
+            UnknownIntentSetError: there is no set of that name.
+        """
+        ...
+
+
+class Synthesiser(Protocol):
+    """Text to speech, sentence by sentence. Blocks."""
+
+    sample_rate_hz: int
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def speak(self, text: str, voice: str, speed: float) -> Iterator[bytes]:
+        """Mono s16le at `sample_rate_hz`, one piece per sentence or part of one.
+
+        Raises:
+            UnknownVoiceError: the engine has no such voice; raised before the first piece.
+        """
+        ...

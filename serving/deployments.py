@@ -1,0 +1,231 @@
+"""The Ray Serve deployments: `media`, `asr`, `intent` and `tts`, each an application of its own.
+
+A replica's event loop does no work: engines run in its threads (pocketsphinx, which would hold the
+interpreter, in processes), so health checks and refusals are answered while they do. Queues are bounded by
+`max_queued_requests` for each gateway worker; what does not fit is refused at once.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ray import serve
+
+from infra.telemetry import Telemetry
+from serving.contract import EngineInfo, IntentAnswer, IntentSetInfo, Segment, SpeechRequest, Window
+from serving.errors import NothingToSpeakError
+
+Carrier = Mapping[str, str]
+Piece = TypeVar("Piece")
+
+_RECOGNISERS = 2
+_MEDIA_THREADS = 2
+_SPEECH_THREADS = 2
+
+# Reservations, not limits: together less than one core, so that all of it is placed on the smallest machine.
+_SHARED: dict[str, Any] = {
+    "health_check_period_s": 5,
+    "health_check_timeout_s": 30,
+    "graceful_shutdown_timeout_s": 2,
+    "graceful_shutdown_wait_loop_s": 0.2,
+}
+
+
+@serve.deployment(
+    name="media",
+    # Each request holds an upload of up to 25 MB, in a queue as in hand.
+    max_ongoing_requests=8,
+    max_queued_requests=16,
+    ray_actor_options={"num_cpus": 0.1},
+    **_SHARED,
+)
+class MediaReplica:
+    """Decodes uploads; a crafted file may break this process, and nothing else."""
+
+    def __init__(self, local: bool) -> None:
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-media", os.environ)
+        self._threads = ThreadPoolExecutor(_MEDIA_THREADS, "decode")
+
+    async def windows(self, upload: bytes, carrier: Carrier) -> AsyncIterator[Window]:
+        """See `serving.media.decode.windows`."""
+        from serving.media.decode import windows
+
+        with self._telemetry.span("serve.media", carrier):
+            async for window in _in_thread(windows(upload), self._threads):
+                yield window
+
+    def describe(self) -> None:
+        """Nothing to say; answers when the replica is up."""
+
+
+@serve.deployment(
+    name="asr",
+    max_ongoing_requests=_RECOGNISERS,
+    max_queued_requests=32,
+    ray_actor_options={"num_cpus": 0.3},
+    **_SHARED,
+)
+class AsrReplica:
+    """Recognises windows, as many at a time as it has processes."""
+
+    def __init__(self, local: bool) -> None:
+        from serving.engines.isolated import IsolatedRecogniser
+
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-asr", os.environ)
+        self._threads = ThreadPoolExecutor(_RECOGNISERS, "recognise")
+        self._recognisers = [IsolatedRecogniser() for _ in range(_RECOGNISERS)]
+        self._idle = asyncio.Queue[IsolatedRecogniser]()
+        for recogniser in self._recognisers:
+            self._idle.put_nowait(recogniser)
+        self._recognisers[0].warm_up()
+
+    async def recognise(self, window: Window, language: str | None, carrier: Carrier) -> tuple[Segment, ...]:
+        """Segments of one window, with times from the file's beginning.
+
+        When the caller goes away, the work is stopped in the middle.
+        """
+        with self._telemetry.span("serve.asr", carrier):
+            recogniser = await self._idle.get()
+            loop = asyncio.get_running_loop()
+            try:
+                segments = await loop.run_in_executor(
+                    self._threads, recogniser.recognise, window.pcm, language
+                )
+            except asyncio.CancelledError:
+                recogniser.stop()
+                raise
+            finally:
+                self._idle.put_nowait(recogniser)
+            return segments
+
+    def describe(self) -> EngineInfo:
+        """Which engine answers."""
+        return self._recognisers[0].info
+
+    def check_health(self) -> None:
+        """Start again what has ended. Raises OSError where that fails."""
+        for recogniser in self._recognisers:
+            recogniser.ensure_started()
+
+
+@serve.deployment(
+    name="intent",
+    max_ongoing_requests=32,
+    max_queued_requests=256,
+    ray_actor_options={"num_cpus": 0.3},
+    **_SHARED,
+)
+class IntentReplica:
+    """Classifies texts; one thread, because torch spreads each batch over its own."""
+
+    def __init__(self, local: bool, torch_threads: int) -> None:
+        from serving.engines.minilm import MODEL, MiniLmEncoder
+        from serving.intents.classifier import LinearIntentClassifier
+        from serving.intents.sets import ready_made_sets
+
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-intent", os.environ)
+        self._threads = ThreadPoolExecutor(1, "classify")
+        encoder = MiniLmEncoder(torch_threads)
+        info = EngineInfo("intent", "minilm-linear", MODEL, encoder.version)
+        self._classifier = LinearIntentClassifier(encoder, info, ready_made_sets())
+
+    async def classify(
+        self,
+        set_name: str,
+        texts: Sequence[str],
+        top_k: int | None,
+        threshold: float | None,
+        carrier: Carrier,
+    ) -> tuple[IntentAnswer, ...]:
+        """See `IntentClassifier.classify`."""
+        with self._telemetry.span("serve.intent", carrier):
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._classifier.classify, set_name, texts, top_k, threshold
+            )
+
+    def describe(self) -> tuple[EngineInfo, tuple[IntentSetInfo, ...]]:
+        """Which engine answers, and for which sets."""
+        return self._classifier.info, self._classifier.intent_sets
+
+
+@serve.deployment(
+    name="tts",
+    max_ongoing_requests=16,
+    max_queued_requests=64,
+    ray_actor_options={"num_cpus": 0.2},
+    **_SHARED,
+)
+class TtsReplica:
+    """Speaks, and encodes what it speaks."""
+
+    def __init__(self, local: bool) -> None:
+        from serving.engines.espeak import EspeakSynthesiser
+
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-tts", os.environ)
+        self._threads = ThreadPoolExecutor(_SPEECH_THREADS, "speak")
+        self._synthesiser = EspeakSynthesiser()
+
+    async def speak(self, request: SpeechRequest, carrier: Carrier) -> AsyncIterator[bytes]:
+        """An encoded file in pieces, the first after the first sentence.
+
+        Raises:
+            UnknownVoiceError, NothingToSpeakError: both before the first piece.
+        """
+        with self._telemetry.span("serve.tts", carrier):
+            async for piece in _in_thread(self._file(request), self._threads):
+                yield piece
+
+    def _file(self, request: SpeechRequest) -> Iterator[bytes]:
+        from serving.media.encode import speech_encoder
+
+        encoder = speech_encoder(request.response_format, self._synthesiser.sample_rate_hz)
+        spoken = False
+        for pcm in self._synthesiser.speak(request.text, request.voice, request.speed):
+            spoken = True
+            if encoded := encoder.feed(pcm):
+                yield encoded
+        if not spoken:
+            raise NothingToSpeakError
+        yield encoder.finish()
+
+    def describe(self) -> EngineInfo:
+        """Which engine answers."""
+        return self._synthesiser.info
+
+
+async def _in_thread(pieces: Iterator[Piece], threads: ThreadPoolExecutor) -> AsyncIterator[Piece]:
+    """Step through a blocking iterator off the event loop."""
+    loop = asyncio.get_running_loop()
+    step: Callable[[], Piece | None] = lambda: next(pieces, None)  # noqa: E731
+    while (piece := await loop.run_in_executor(threads, step)) is not None:
+        yield piece
+
+
+def _prepare_replica(local: bool) -> None:
+    """Called first in every replica.
+
+    A replica's gRPC server listens on all addresses, whatever address its node has, and Ray has no setting
+    for it. On one machine it has no business there, token or not.
+    """
+    if local:
+        replica: Any = importlib.import_module("ray.serve._private.replica")
+        add_port = getattr(replica, "add_port_to_grpc_server", None)
+        if add_port is not None:
+            replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
+
+
+def applications(local: bool, cores: int) -> dict[str, serve.Application]:
+    """Every application by name, in the order in which they are worth starting: the slowest first."""
+    return {
+        "intent": IntentReplica.bind(local, min(cores, max(2, cores // 2))),
+        "asr": AsrReplica.bind(local),
+        "tts": TtsReplica.bind(local),
+        "media": MediaReplica.bind(local),
+    }

@@ -1,0 +1,137 @@
+"""Speech samples to the six formats of the speech endpoint, as they are spoken."""
+
+import struct
+from typing import Protocol, cast
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+
+from serving.contract import SPEECH_RATE_HZ, SpeechFormat
+
+_UNKNOWN_SIZE = 0xFFFF_FFFF
+
+# Muxer, encoder, bit rate, muxer options. No Xing header and no seek table: they want a second pass.
+_CODED = {
+    "mp3": ("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
+    "opus": ("ogg", "libopus", 32_000, {"page_duration": "200000"}),
+    "aac": ("adts", "aac", 64_000, {}),
+    "flac": ("flac", "flac", None, {}),
+}
+
+MEDIA_TYPES: dict[SpeechFormat, str] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
+
+class SpeechEncoder(Protocol):
+    """Takes mono s16le samples in pieces, gives a file in pieces."""
+
+    def feed(self, pcm: bytes) -> bytes:
+        """Encode more samples; what is not yet a whole frame comes with a later call."""
+        ...
+
+    def finish(self) -> bytes:
+        """The rest of the file. Nothing may be fed after it."""
+        ...
+
+
+def speech_encoder(response_format: SpeechFormat, sample_rate_hz: int) -> SpeechEncoder:
+    """An encoder from `sample_rate_hz` to a file of 24 kHz mono.
+
+    `pcm` is bare s16le, as OpenAI's is. `wav` is streamed, so its header gives the sizes as unknown
+    (0xFFFFFFFF), which readers take as "until the end".
+    """
+    if response_format == "pcm":
+        return _Linear(sample_rate_hz, header=b"")
+    if response_format == "wav":
+        return _Linear(sample_rate_hz, header=_streamed_wav_header())
+    return _Coded(response_format, sample_rate_hz)
+
+
+def _streamed_wav_header() -> bytes:
+    layout = struct.pack("<HHIIHH", 1, 1, SPEECH_RATE_HZ, SPEECH_RATE_HZ * 2, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", _UNKNOWN_SIZE)
+        + b"WAVEfmt "
+        + struct.pack("<I", len(layout))
+        + layout
+        + b"data"
+        + struct.pack("<I", _UNKNOWN_SIZE)
+    )
+
+
+class _Linear:
+    """Samples as they are, behind an optional header."""
+
+    def __init__(self, sample_rate_hz: int, header: bytes) -> None:
+        self._sample_rate_hz = sample_rate_hz
+        self._header = header
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=SPEECH_RATE_HZ)
+
+    def feed(self, pcm: bytes) -> bytes:
+        return self._take(_frame(pcm, self._sample_rate_hz)) if pcm else b""
+
+    def finish(self) -> bytes:
+        return self._take(None)
+
+    def _take(self, frame: AudioFrame | None) -> bytes:
+        header, self._header = self._header, b""
+        frames = self._resampler.resample(frame)
+        return header + b"".join(bytes(piece.planes[0])[: piece.samples * 2] for piece in frames)
+
+
+class _Coded:
+    """Samples through a codec and a container that needs no seeking."""
+
+    def __init__(self, response_format: SpeechFormat, sample_rate_hz: int) -> None:
+        muxer, codec, bit_rate, options = _CODED[response_format]
+        self._sample_rate_hz = sample_rate_hz
+        self._sink = _Sink()
+        self._container = av.open(self._sink, "w", format=muxer, container_options=options)
+        self._stream = cast(
+            AudioStream, self._container.add_stream(codec, rate=SPEECH_RATE_HZ, layout="mono")
+        )
+        if bit_rate:
+            self._stream.bit_rate = bit_rate
+
+    def feed(self, pcm: bytes) -> bytes:
+        if pcm:
+            self._container.mux(self._stream.encode(_frame(pcm, self._sample_rate_hz)))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._sink.take()
+
+
+class _Sink:
+    """A file that can only be written to: muxers then write nothing they would have to come back to."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = bytes(self._written)
+        self._written.clear()
+        return taken
+
+
+def _frame(pcm: bytes, sample_rate_hz: int) -> AudioFrame:
+    samples = np.frombuffer(pcm, "<i2").reshape(1, -1)
+    frame = AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+    frame.sample_rate = sample_rate_hz
+    return frame

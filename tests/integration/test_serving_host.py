@@ -1,0 +1,273 @@
+"""`python -m serving.host` for real, and everything that a gateway worker asks of it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from infra.errors import DomainError
+from infra.processes import HOME_MARK, end_left_behind, left_behind
+from infra.settings import Settings
+from infra.telemetry import Telemetry
+from serving.client import ServingClient
+from serving.contract import SpeechFormat, SpeechRequest
+from serving.errors import (
+    DeadlineExceededError,
+    EmptyAudioError,
+    NothingToSpeakError,
+    OverloadedError,
+    UndecodableAudioError,
+    UnknownIntentSetError,
+    UnknownVoiceError,
+    UnsupportedLanguageError,
+)
+from serving.media.decode import windows
+from serving.ray_environment import clear_short_folder
+
+START_TIMEOUT_S = 120.0
+SENTENCE = "Where is my money?"
+PARTS = {"ray", "media", "asr", "intent", "tts"}
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Host:
+    """The process, and what it said when it started."""
+
+    def __init__(self, home: Path, **environ: str) -> None:
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.host"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "AIAAS_HOME": str(home), HOME_MARK: str(home), "RAY_ADDRESS": "", **environ},
+        )
+        assert self.process.stdout
+        self.progress: list[dict[str, Any]] = []
+        for line in self.process.stdout:
+            self.progress.append(json.loads(line))
+            if self.progress[-1]["state"] == "failed" or len(self.progress) == len(PARTS):
+                break
+
+    @property
+    def address(self) -> str:
+        return next(line["address"] for line in self.progress if line["part"] == "ray")
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(aiaas_home=self.home)
+
+
+def wait_until_gone(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    return psutil.wait_procs(processes, timeout=timeout_s)[1]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    started = Host(tmp_path_factory.mktemp("serving") / ".aiaas")
+    try:
+        yield started
+        below = psutil.Process(started.process.pid).children(recursive=True)
+        started.process.terminate()
+        assert started.process.wait(30) == 0
+        assert wait_until_gone(below, 5) == []
+        assert left_behind(started.home) == []
+    finally:
+        started.process.kill()
+        end_left_behind(started.home)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def client(host: Host) -> AsyncIterator[ServingClient]:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    connected = await ServingClient.connect(host.address, host.settings, Telemetry.from_environ("test", {}))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    yield connected
+    connected.close()
+
+
+async def spoken(client: ServingClient, text: str, response_format: SpeechFormat = "wav") -> bytes:
+    request = SpeechRequest(text, "alloy", 1.0, response_format)
+    return b"".join([piece async for piece in client.speak(request, timeout_s=30)])
+
+
+async def test_the_host_says_which_engine_answers_for_each_part(host: Host) -> None:
+    assert {line["part"] for line in host.progress} == PARTS
+    assert {line["state"] for line in host.progress} == {"ready"}
+    engines = {line["part"]: line.get("engine") for line in host.progress}
+    assert (engines["asr"], engines["intent"], engines["tts"]) == (
+        "pocketsphinx",
+        "minilm-linear",
+        "espeak-ng",
+    )
+
+
+async def test_every_process_carries_the_mark_and_listens_on_loopback_alone(
+    host: Host, client: ServingClient
+) -> None:
+    below = psutil.Process(host.process.pid).children(recursive=True)
+    names = " ".join(" ".join(process.cmdline()) for process in below)
+    for expected in (
+        "gcs_server",
+        "raylet",
+        "ray::RuntimeEnvAgent",
+        "ray::ServeReplica:asr",
+        "serving.engines.isolated",
+    ):
+        assert expected in names
+    assert "dashboard/dashboard.py" not in names
+    assert [process for process in below if process.environ().get(HOME_MARK) != str(host.home)] == []
+    listening = {
+        connection.laddr.ip
+        for process in below
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert (host.home / "ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_catalog_says_what_can_be_asked_for(client: ServingClient) -> None:
+    catalog = client.catalog
+    assert catalog.recognises("en-GB")
+    assert not catalog.recognises("fr")
+    assert catalog.has_voice("alloy")
+    assert not catalog.has_voice("nobody")
+    assert catalog.engine("tts").voices
+    known = catalog.intent_set("retail-zh-TW")
+    assert known is not None
+    assert known.language == "zh-TW"
+    assert await client.check() == {"asr": True, "intent": True, "tts": True}
+
+
+@pytest.mark.parametrize("response_format", [known for known in get_args(SpeechFormat) if known != "pcm"])
+async def test_a_spoken_sentence_is_transcribed(client: ServingClient, response_format: SpeechFormat) -> None:
+    file = await spoken(client, SENTENCE, response_format)
+    transcript = await client.transcribe(file, language="en", timeout_s=60)
+    assert transcript.text == "where is my money"
+    assert transcript.audio_ms == sum(window.duration_ms for window in windows(file))
+    assert [word.text for segment in transcript.segments for word in segment.words] == transcript.text.split()
+
+
+async def test_a_long_file_goes_in_windows_and_its_times_go_on(client: ServingClient) -> None:
+    file = await spoken(client, "We are going to the market tomorrow. " * 24)
+    transcript = await client.transcribe(file, language=None, timeout_s=120)
+    assert transcript.audio_ms > 40_000
+    assert transcript.text.count("market") >= 20
+    starts = [word.start_ms for segment in transcript.segments for word in segment.words]
+    assert starts == sorted(starts)
+    assert starts[-1] > 35_000
+
+
+async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingClient) -> None:
+    pieces = client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)
+    assert await anext(pieces)
+    await pieces.aclose()  # type: ignore[attr-defined]
+    assert await spoken(client, "Still here.")
+
+
+async def test_sentences_of_both_languages_are_classified_in_one_call(client: ServingClient) -> None:
+    texts = ["Where is my order?", "I want my money back."]
+    answers = await client.classify("retail-en", texts, top_k=2, threshold=None, timeout_s=15)
+    assert [answer.intent for answer in answers] == ["order_status", "refund_status"]
+    assert all(len(answer.ranking) == 2 for answer in answers)
+    (answer,) = await client.classify("retail-zh-TW", ["我要取消訂單"], top_k=1, threshold=0.0, timeout_s=15)
+    assert (answer.intent, answer.out_of_scope) == ("cancel_order", False)
+
+
+async def test_bad_input_is_named_for_what_it_is(client: ServingClient) -> None:
+    async def transcribed(upload: bytes, language: str | None = None) -> Any:
+        return await client.transcribe(upload, language=language, timeout_s=30)
+
+    async def said(text: str, voice: str) -> Any:
+        return [piece async for piece in client.speak(SpeechRequest(text, voice), timeout_s=30)]
+
+    cases: list[tuple[Any, type[DomainError]]] = [
+        (transcribed(b""), EmptyAudioError),
+        (transcribed(b"no sound at all " * 100), UndecodableAudioError),
+        (transcribed(bytes(25 * 1024 * 1024)), UndecodableAudioError),
+        (transcribed(b"", "fr"), UnsupportedLanguageError),
+        (said("Hello.", "nobody"), UnknownVoiceError),
+        (said("  \n ", "alloy"), NothingToSpeakError),
+        (client.classify("none", ["a"], top_k=1, threshold=None, timeout_s=5), UnknownIntentSetError),
+    ]
+    for call, expected in cases:
+        with pytest.raises(expected) as caught:
+            await call
+        assert type(caught.value) is expected
+
+
+async def test_a_deadline_ends_the_wait(client: ServingClient) -> None:
+    file = await spoken(client, "We are going to the market tomorrow. " * 20)
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        await client.transcribe(file, language="en", timeout_s=0.5)
+    assert time.monotonic() - begun < 2
+
+
+async def test_a_cancelled_call_makes_room_at_once(client: ServingClient) -> None:
+    file = await spoken(client, "We are going to the market tomorrow. " * 40)
+    short = await spoken(client, SENTENCE)
+    calls = [asyncio.create_task(client.transcribe(file, language="en", timeout_s=120)) for _ in range(4)]
+    await asyncio.sleep(1)
+    for call in calls:
+        call.cancel()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    begun = time.monotonic()
+    assert (await client.transcribe(short, language="en", timeout_s=60)).text == "where is my money"
+    assert time.monotonic() - begun < 8
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(client: ServingClient) -> None:
+    async def asked() -> str:
+        begun = time.monotonic()
+        try:
+            await client.classify("retail-zh-TW", ["我要退貨"], top_k=1, threshold=None, timeout_s=60)
+        except OverloadedError as error:
+            assert error.retry_after_s >= 1
+            assert time.monotonic() - begun < 5
+            return "refused"
+        return "answered"
+
+    outcomes = Counter(await asyncio.gather(*(asked() for _ in range(600))))
+    assert outcomes["refused"] > 50
+    assert outcomes["answered"] >= 256
+    assert await client.check() == {"asr": True, "intent": True, "tts": True}
+
+
+async def test_a_killed_host_takes_ray_with_it_and_the_rest_is_found_by_its_mark(tmp_path: Path) -> None:
+    killed = Host(tmp_path / "home")
+    try:
+        below = psutil.Process(killed.process.pid).children(recursive=True)
+        assert {process.pid for process in left_behind(killed.home)} >= {process.pid for process in below}
+        killed.process.kill()
+        killed.process.wait(10)
+        end_left_behind(killed.home)
+        assert wait_until_gone(below, 5) == []
+        assert left_behind(killed.home) == []
+    finally:
+        end_left_behind(killed.home)
+        clear_short_folder(killed.settings)
+
+
+async def test_a_host_that_cannot_start_says_why_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file where the folder should be")
+    failed = Host(tmp_path / "home")
+    assert failed.process.wait(60) == 1
+    (line,) = failed.progress
+    assert (line["part"], line["state"]) == ("ray", "failed")
+    assert "AIAAS_HOME" in line["error"]
+    assert "\n" not in line["error"]
+    assert left_behind(failed.home) == []

@@ -1,0 +1,178 @@
+"""Uploads become exact samples, or an error that says what is wrong; speech becomes files that play."""
+
+import io
+import pickle
+from fractions import Fraction
+from typing import Any, get_args
+
+import av
+import numpy as np
+import pytest
+
+from serving.contract import RECOGNITION_RATE_HZ, SPEECH_RATE_HZ, SpeechFormat, Window
+from serving.errors import (
+    DeadlineExceededError,
+    EmptyAudioError,
+    EngineUnavailableError,
+    MediaError,
+    NoAudioStreamError,
+    OverloadedError,
+    UndecodableAudioError,
+)
+from serving.media.decode import windows
+from serving.media.encode import MEDIA_TYPES, speech_encoder
+from serving.media.tempo import change_tempo
+
+ENGINE_RATE_HZ = 22_050
+PADDING_MS = {"mp3": 80, "aac": 100, "opus": 25, "flac": 1, "wav": 1}
+
+
+def tone(seconds: float, rate_hz: int, hertz: float = 440.0) -> bytes:
+    times = np.arange(int(seconds * rate_hz)) / rate_hz
+    return (np.sin(2 * np.pi * hertz * times) * 8000).astype("<i2").tobytes()
+
+
+def encoded(pcm: bytes, response_format: SpeechFormat, piece_bytes: int = 9_000) -> bytes:
+    encoder = speech_encoder(response_format, ENGINE_RATE_HZ)
+    pieces = [encoder.feed(pcm[at : at + piece_bytes]) for at in range(0, len(pcm), piece_bytes)]
+    return b"".join([*pieces, encoder.finish()])
+
+
+def media_file(
+    muxer: str, *, audio: str | None = None, video: str | None = None, rate_hz: int = 44_100
+) -> bytes:
+    """Two seconds of stereo noise, of black picture, or of both."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=muxer) as container:
+        sound: Any = container.add_stream(audio, rate=rate_hz, layout="stereo") if audio else None
+        picture: Any = container.add_stream(video, rate=10) if video else None
+        if picture:
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+            for number in range(20):
+                frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+                frame.pts, frame.time_base = number, Fraction(1, 10)
+                container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        if sound:
+            noise = np.random.default_rng(0).integers(-3000, 3000, (1, rate_hz * 4), np.int16)
+            samples = av.AudioFrame.from_ndarray(noise, format="s16", layout="stereo")
+            samples.sample_rate = rate_hz
+            container.mux(sound.encode(samples))
+            container.mux(sound.encode(None))
+    return file.getvalue()
+
+
+def length_ms(cut: list[Window]) -> int:
+    return cut[-1].start_ms + cut[-1].duration_ms
+
+
+@pytest.mark.parametrize("response_format", sorted(PADDING_MS))
+def test_what_is_encoded_decodes_to_the_same_length_and_pitch(response_format: SpeechFormat) -> None:
+    cut = list(windows(encoded(tone(2.5, ENGINE_RATE_HZ), response_format)))
+    assert 2500 <= length_ms(cut) + 1 <= 2501 + PADDING_MS[response_format]
+    samples = np.frombuffer(b"".join(window.pcm for window in cut), "<i2")
+    spectrum = np.abs(np.fft.rfft(samples))
+    peak_hz = np.argmax(spectrum) * RECOGNITION_RATE_HZ / len(samples)
+    assert peak_hz == pytest.approx(440, abs=2)
+
+
+def test_pcm_is_bare_samples_at_24_khz() -> None:
+    assert len(encoded(tone(1.5, ENGINE_RATE_HZ), "pcm")) == int(1.5 * SPEECH_RATE_HZ) * 2
+
+
+def test_every_format_comes_in_pieces_and_has_a_media_type() -> None:
+    for response_format in get_args(SpeechFormat):
+        encoder = speech_encoder(response_format, ENGINE_RATE_HZ)
+        early = [encoder.feed(tone(1, ENGINE_RATE_HZ)) for _ in range(3)]
+        assert sum(len(piece) for piece in early) > 0
+        assert response_format in MEDIA_TYPES
+
+
+@pytest.mark.parametrize(
+    ("muxer", "codec", "rate_hz"),
+    [
+        ("wav", "pcm_s16le", 8_000),
+        ("mp3", "libmp3lame", 44_100),
+        ("flac", "flac", 48_000),
+        ("ogg", "libopus", 48_000),
+        ("webm", "libopus", 48_000),
+        ("mp4", "aac", 44_100),
+    ],
+)
+def test_every_kind_of_upload_is_known_by_its_content(muxer: str, codec: str, rate_hz: int) -> None:
+    cut = list(windows(media_file(muxer, audio=codec, rate_hz=rate_hz)))
+    assert length_ms(cut) == pytest.approx(2000, abs=50)
+    assert sum(len(window.pcm) for window in cut) == pytest.approx(2 * length_ms(cut) * 16, abs=32)
+
+
+def test_the_sound_of_a_video_is_taken() -> None:
+    assert length_ms(list(windows(media_file("mp4", audio="aac", video="libx264")))) >= 2000
+
+
+def test_windows_are_cut_in_pauses_and_nothing_is_lost_or_repeated() -> None:
+    rate_hz = RECOGNITION_RATE_HZ
+    pauses_s = (24.0, 47.5, 71.0)
+    samples = np.frombuffer(tone(95.0, rate_hz), "<i2").copy()
+    for pause_s in pauses_s:
+        samples[int((pause_s - 0.2) * rate_hz) : int((pause_s + 0.2) * rate_hz)] = 0
+    upload = io.BytesIO()
+    with av.open(upload, "w", format="flac") as container:
+        stream: Any = container.add_stream("flac", rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    cut = list(windows(upload.getvalue()))
+    assert b"".join(window.pcm for window in cut) == samples.tobytes()
+    assert all(window.duration_ms <= 30_000 for window in cut)
+    for window, pause_s in zip(cut[1:], pauses_s, strict=True):
+        assert window.start_ms == pytest.approx(pause_s * 1000, abs=200)
+    assert [window.start_ms for window in cut[1:]] == [w.start_ms + w.duration_ms for w in cut[:-1]]
+    assert length_ms(cut) == 95_000
+
+
+@pytest.mark.parametrize(
+    ("upload", "expected"),
+    [
+        (b"", EmptyAudioError),
+        (encoded(b"", "wav"), EmptyAudioError),
+        (b"Dear sir or madam,\n" * 200, UndecodableAudioError),
+        (b"\0" * 10_000, UndecodableAudioError),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n", UndecodableAudioError),
+        (b"ffconcat version 1.0\nfile /etc/hostname\n", UndecodableAudioError),
+        (encoded(tone(1, ENGINE_RATE_HZ), "flac")[:40], UndecodableAudioError),
+        (media_file("mp4", audio="aac")[:12_000], UndecodableAudioError),
+        (media_file("mp4", video="libx264"), NoAudioStreamError),
+        (media_file("webm", video="libvpx"), NoAudioStreamError),
+    ],
+    ids=["empty", "header", "text", "zeros", "playlist", "concat", "cut flac", "cut m4a", "mp4", "webm"],
+)
+def test_an_unusable_upload_is_named_for_what_it_is(upload: bytes, expected: type[MediaError]) -> None:
+    with pytest.raises(expected) as caught:
+        list(windows(upload))
+    assert type(caught.value) is expected
+    assert caught.value.param == "file"
+
+
+def test_what_is_whole_of_a_cut_off_stream_is_still_heard() -> None:
+    file = encoded(tone(4, ENGINE_RATE_HZ), "mp3")
+    assert length_ms(list(windows(file[: len(file) // 2]))) == pytest.approx(2000, abs=150)
+
+
+def test_tempo_changes_length_and_not_pitch() -> None:
+    slow = np.frombuffer(change_tempo(tone(2, ENGINE_RATE_HZ), ENGINE_RATE_HZ, 0.5), "<i2")
+    assert len(slow) / ENGINE_RATE_HZ == pytest.approx(4, abs=0.1)
+    assert np.argmax(np.abs(np.fft.rfft(slow))) * ENGINE_RATE_HZ / len(slow) == pytest.approx(440, abs=5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [EmptyAudioError(), OverloadedError(retry_after_s=7), EngineUnavailableError(), DeadlineExceededError()],
+)
+def test_errors_cross_processes_whole(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert vars(copy) == vars(error)
+    assert str(copy) == str(error)
