@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-ROUNDS ?= 200
 
 .PHONY: install up test check bench clean
 
@@ -13,7 +12,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@echo "Installing into $(VENV): two to five minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
 	@touch $@
 
 up: $(INSTALLED)
@@ -29,7 +28,7 @@ check: $(INSTALLED)
 	@$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.ledger
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -90,6 +90,9 @@ class EmbeddedPostgres:
         """
         self.end_orphan()
         self._folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            _let_through(self._folder)
+            _let_through(_binaries())
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
         access = _Access(self._password(), self._port())
@@ -129,8 +132,6 @@ class EmbeddedPostgres:
         credentials = _credentials()
         if credentials:
             os.chown(self._folder, credentials["user"], credentials["group"])
-            _let_through(self._folder)
-            _let_through(_binaries())
         password_file = self._folder / "password"
         _write_private(password_file, secrets.token_urlsafe(24))
         if credentials:

@@ -1,0 +1,126 @@
+"""`create_app`: all the wiring and the lifespan, nothing else."""
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from litestar import Litestar
+from litestar.static_files import create_static_files_router
+from litestar.types import Message, Scope
+
+from billing.ledger import Ledger
+from gateway.errors import EXCEPTION_HANDLERS
+from gateway.limits import Limits
+from gateway.metered import Metered
+from gateway.request_id import request_id_of
+from gateway.routes import account, health, intents, reference, speech, transcriptions
+from gateway.services import Services
+from infra.database import open_pool
+from infra.settings import Settings
+from infra.telemetry import Telemetry
+from openapi.document import Json, Route, build_document
+from serving.client import ServingClient
+from tenants.key_cache import KeyCache
+from tenants.last_used import LastUsed
+
+_POOL_SIZE = 8
+_ROUTES = [
+    transcriptions.create_transcription,
+    speech.create_speech,
+    intents.create_intent,
+    account.get_models,
+    account.get_usage,
+    account.get_call,
+    health.get_health,
+    health.get_readiness,
+    reference.get_document,
+    reference.get_reference,
+    create_static_files_router(path="/static", directories=[Path(__file__).parent / "static"]),
+]
+
+
+def create_app(settings: Settings, database_url: str, ray_address: str) -> Litestar:
+    """One worker's application.
+
+    Args:
+        settings: the environment's decisions.
+        database_url: the PostgreSQL server, migrated.
+        ray_address: where the engines are deployed, as `host:port`.
+    """
+    app = Litestar(
+        route_handlers=_ROUTES,
+        exception_handlers=EXCEPTION_HANDLERS,
+        before_send=[_add_headers],
+        lifespan=[_lifespan(settings, database_url, ray_address)],
+        openapi_config=None,
+        logging_config=None,
+        multipart_form_part_limit=32,
+    )
+    app.state["document"] = describe(app)
+    return app
+
+
+def describe(app: Litestar) -> Json:
+    """The OpenAPI document of an application."""
+    routes = [
+        Route(str(method), route.path_format, handler.fn.__doc__ or "", handler.opt["endpoint"])
+        for route in app.routes
+        for handler in getattr(route, "route_handlers", ())
+        for method in handler.http_methods
+        if "endpoint" in handler.opt
+    ]
+    return build_document(routes, version("aiaas-gateway"))
+
+
+def _lifespan(
+    settings: Settings, database_url: str, ray_address: str
+) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        async with _open_services(settings, database_url, ray_address) as services:
+            app.state["services"] = services
+            yield
+
+    return lifespan
+
+
+@asynccontextmanager
+async def _open_services(
+    settings: Settings, database_url: str, ray_address: str
+) -> AsyncGenerator[Services, None]:
+    telemetry = Telemetry.from_environ("aiaas-gateway", os.environ)
+    pool = await open_pool(database_url, _POOL_SIZE, "aiaas-gateway")
+    serving = await ServingClient.connect(ray_address, settings, telemetry)
+    keys = KeyCache(pool, database_url)
+    last_used = LastUsed(pool)
+    ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
+    limits = Limits(settings.requests_per_minute, settings.max_concurrent_calls, settings.aiaas_workers)
+    await keys.start()
+    await last_used.start()
+    await ledger.start()
+    try:
+        metered = Metered(ledger, limits, telemetry)
+        yield Services(settings, pool, keys, last_used, ledger, serving, limits, metered, telemetry)
+    finally:
+        # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.
+        await ledger.close()
+        await last_used.close()
+        await keys.close()
+        serving.close()
+        await pool.close()
+        telemetry.close()
+
+
+async def _add_headers(message: Message, scope: Scope) -> None:
+    """Name the request, and say what is left of its caller's minute, on every answer."""
+    if message["type"] != "http.response.start":
+        return
+    headers = {"x-request-id": request_id_of(scope)}
+    if window := scope["state"].get("rate_window"):
+        headers |= window.headers()
+    message["headers"] = [
+        *message["headers"],
+        *((name.encode(), value.encode()) for name, value in headers.items()),
+    ]

@@ -1,0 +1,69 @@
+"""Reading bodies: the content type is checked before a byte is read, nothing undecoded goes further."""
+
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
+
+from gateway.errors import BodyError, InvalidJsonError, MissingValueError, UnsupportedMediaTypeError
+
+T = TypeVar("T")
+AnyRequest = Request[Any, Any, Any]
+
+
+async def read_json(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        UnsupportedMediaTypeError: the content type is not JSON.
+        InvalidJsonError, MissingValueError, BodyError: the body is not what the endpoint takes.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("application/json"):
+        raise UnsupportedMediaTypeError("Send JSON, with the header `Content-Type: application/json`.")
+    body = await request.body()
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _shape_error(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidJsonError("The body is not valid JSON.") from None
+
+
+async def read_form(request: AnyRequest) -> dict[str, list[Any]]:
+    """Decode a multipart form; every field's values in a list, as a field may come more than once.
+
+    Raises:
+        UnsupportedMediaTypeError: the content type is not multipart/form-data.
+        BodyError: the form is broken.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise UnsupportedMediaTypeError("Send the file as multipart/form-data, as the `openai` clients do.")
+    try:
+        form = await request.form()
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        raise BodyError("The multipart form is broken; see /docs for an example.") from None
+    except UnicodeDecodeError:
+        raise BodyError("A form field is not UTF-8 text.") from None
+    return {name: form.getall(name) for name in form}
+
+
+def _shape_error(reason: str) -> BodyError | MissingValueError:
+    """Say which field is wrong; msgspec's messages name types and bounds, never the value."""
+    if "missing required field" in reason:
+        field = reason.split("`")[1]
+        return MissingValueError(f"`{field}` is required.", field)
+    if "unknown field" in reason:
+        field = reason.split("`")[1]
+        return BodyError(f"`{field}` is no field of this endpoint.", field)
+    what, _, path = reason.partition(" - at `$")
+    field = path.strip(".`") or None
+    if "Invalid enum value" in what:
+        what = "it is none of the values this field takes; see /docs"
+    return BodyError(
+        f"`{field}` is not acceptable: {what}." if field else f"The body is not acceptable: {what}.", field
+    )

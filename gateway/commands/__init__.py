@@ -1,0 +1,1 @@
+"""The commands of `aiaas`, one file for each group of them."""

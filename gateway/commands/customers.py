@@ -1,0 +1,251 @@
+"""`aiaas tenant` and `aiaas key`."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from billing.accounts import account as read_account
+from gateway.commands.running import as_json, echo_json, table, with_pool
+from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, create_customer
+from infra.database import Pool
+from infra.errors import InvalidValueError
+from tenants.api_keys import (
+    create_key,
+    list_keys,
+    operator_list_keys,
+    operator_tenant_of_key,
+    revoke_key,
+    rotate_key,
+)
+from tenants.records import PRODUCTS, ApiKey, IssuedKey, Tenant
+from tenants.tenants import operator_list_tenants, show_tenant
+
+_END_OF_DAY = timedelta(days=1)
+
+
+@click.group()
+def tenant() -> None:
+    """Your customers."""
+
+
+@tenant.command("create")
+@click.argument("name")
+@click.option("--plan", default=DEFAULT_PLAN, show_default=True, help="The plan whose prices they pay.")
+@click.option(
+    "--time-zone",
+    default=DEFAULT_TIME_ZONE,
+    show_default=True,
+    help="Where their months begin and end, such as Asia/Taipei.",
+)
+@as_json
+def tenant_create(name: str, plan: str, time_zone: str, json: bool) -> None:
+    """Make a tenant called NAME."""
+    made = with_pool(lambda pool: create_customer(pool, name, plan=plan, time_zone=time_zone))
+    if json:
+        echo_json({**_tenant_fields(made), "plan": plan, "time_zone": time_zone})
+    else:
+        click.echo(f"{made.tenant_id}\nNext: aiaas key create --tenant {made.tenant_id}")
+
+
+@tenant.command("list")
+@as_json
+def tenant_list(json: bool) -> None:
+    """List all tenants, oldest first."""
+    found = with_pool(_all_tenants)
+    if json:
+        echo_json({"tenants": [_tenant_fields(each) for each in found]})
+    else:
+        rows = [[each.tenant_id, each.name, _moment(each.created_at)] for each in found]
+        click.echo(table(["TENANT", "NAME", "CREATED"], rows))
+
+
+@tenant.command("show")
+@click.argument("tenant_id")
+@as_json
+def tenant_show(tenant_id: str, json: bool) -> None:
+    """Show one tenant: its plan, currency, time zone and keys."""
+
+    async def read(pool: Pool) -> dict[str, object]:
+        found = await show_tenant(pool, tenant_id)
+        account = await read_account(pool, tenant_id)
+        keys = await list_keys(pool, tenant_id)
+        return {
+            **_tenant_fields(found),
+            "plan": account.plan,
+            "currency": account.currency,
+            "time_zone": account.time_zone,
+            "keys": len(keys),
+        }
+
+    shown = with_pool(read)
+    if json:
+        echo_json(shown)
+    else:
+        click.echo("\n".join(f"{name:<12}{value}" for name, value in shown.items()))
+
+
+@click.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command("create")
+@click.option("--tenant", "tenant_id", required=True, help="Whose key it is.")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(PRODUCTS), help="[default: all products]")
+@click.option("--expires", help="Last day it works (YYYY-MM-DD, UTC), or a moment such as 2027-01-31T12:00Z.")
+@click.option(
+    "--from", "networks", multiple=True, help="Network it may be used from, such as 203.0.113.0/24."
+)
+@click.option(
+    "--test", is_flag=True, help="Mark it as a test key (aiaas_test_...). Its calls are charged too."
+)
+@as_json
+def key_create(
+    tenant_id: str,
+    name: str,
+    scopes: tuple[str, ...],
+    expires: str | None,
+    networks: tuple[str, ...],
+    test: bool,
+    json: bool,
+) -> None:
+    """Make a key. It is shown once, here, and cannot be shown again."""
+    expires_at = _parse_expiry(expires) if expires else None
+    issued = with_pool(
+        lambda pool: create_key(
+            pool,
+            tenant_id,
+            name=name,
+            mode="test" if test else "live",
+            scopes=scopes or PRODUCTS,
+            expires_at=expires_at,
+            allowed_networks=networks,
+        )
+    )
+    _show_issued(issued, json)
+
+
+@key.command("list")
+@click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's]")
+@as_json
+def key_list(tenant_id: str | None, json: bool) -> None:
+    """List keys, oldest first. Their secrets are not kept and not shown."""
+    found = with_pool(lambda pool: _all_keys(pool, tenant_id))
+    if json:
+        echo_json({"keys": [_key_fields(each) for each in found]})
+        return
+    rows = [
+        [
+            each.key_id,
+            each.tenant_id,
+            each.name,
+            ",".join(each.scopes),
+            _state(each),
+            _moment(each.last_used_at),
+        ]
+        for each in found
+    ]
+    click.echo(table(["KEY", "TENANT", "NAME", "SCOPES", "STATE", "LAST USED"], rows))
+
+
+@key.command("rotate")
+@click.argument("key_id")
+@click.option("--grace-hours", default=24.0, show_default=True, help="How long the old key works on.")
+@as_json
+def key_rotate(key_id: str, grace_hours: float, json: bool) -> None:
+    """Put a new key in KEY_ID's place. The old one works on for the grace time."""
+
+    async def rotate(pool: Pool) -> IssuedKey:
+        owner = await operator_tenant_of_key(pool, key_id)
+        return await rotate_key(pool, owner, key_id, timedelta(hours=grace_hours))
+
+    _show_issued(with_pool(rotate), json)
+
+
+@key.command("revoke")
+@click.argument("key_id")
+@as_json
+def key_revoke(key_id: str, json: bool) -> None:
+    """Refuse KEY_ID from now on, for good; in effect everywhere within a second."""
+
+    async def revoke(pool: Pool) -> ApiKey:
+        return await revoke_key(pool, await operator_tenant_of_key(pool, key_id), key_id)
+
+    revoked = with_pool(revoke)
+    if json:
+        echo_json(_key_fields(revoked))
+    else:
+        click.echo(f"{key_id} is revoked.")
+
+
+async def _all_tenants(pool: Pool) -> list[Tenant]:
+    found: list[Tenant] = []
+    while page := await operator_list_tenants(pool, after=found[-1].tenant_id if found else None):
+        found += page
+    return found
+
+
+async def _all_keys(pool: Pool, tenant_id: str | None) -> list[ApiKey]:
+    if tenant_id:
+        await show_tenant(pool, tenant_id)
+    found: list[ApiKey] = []
+    while True:
+        after = found[-1].key_id if found else None
+        page = await (list_keys(pool, tenant_id, after) if tenant_id else operator_list_keys(pool, after))
+        if not page:
+            return found
+        found += page
+
+
+def _show_issued(issued: IssuedKey, json: bool) -> None:
+    if json:
+        echo_json({**_key_fields(issued.api_key), "key": issued.text.reveal()})
+    else:
+        click.echo(f"{issued.text.reveal()}\nKeep it now: it is not stored and cannot be shown again.")
+
+
+def _tenant_fields(shown: Tenant) -> dict[str, object]:
+    return {"tenant_id": shown.tenant_id, "name": shown.name, "created_at": shown.created_at}
+
+
+def _key_fields(shown: ApiKey) -> dict[str, object]:
+    return {
+        "key_id": shown.key_id,
+        "tenant_id": shown.tenant_id,
+        "name": shown.name,
+        "mode": shown.mode,
+        "scopes": shown.scopes,
+        "allowed_networks": shown.allowed_networks,
+        "state": _state(shown),
+        "created_at": shown.created_at,
+        "expires_at": shown.expires_at,
+        "revoked_at": shown.revoked_at,
+        "last_used_at": shown.last_used_at,
+        "replaced_by": shown.replaced_by,
+    }
+
+
+def _state(shown: ApiKey) -> str:
+    if shown.revoked_at:
+        return "revoked"
+    if shown.expires_at and shown.expires_at <= datetime.now(UTC):
+        return "expired"
+    return "replaced" if shown.replaced_by else "active"
+
+
+def _moment(at: datetime | None) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M") if at else "never"
+
+
+def _parse_expiry(text: str) -> datetime:
+    """A day counts to its end; a moment without a time zone is UTC."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidValueError(
+            "--expires takes a day (2027-01-31) or a moment (2027-01-31T12:00Z)."
+        ) from None
+    if len(text) == len("YYYY-MM-DD"):
+        at += _END_OF_DAY
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

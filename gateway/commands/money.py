@@ -1,0 +1,96 @@
+"""`aiaas usage` and `aiaas invoice`."""
+
+from datetime import UTC, datetime
+
+import click
+import msgspec
+
+from billing.accounts import current_period
+from billing.invoices import Invoice, list_invoices, run_drafts, show_invoice
+from billing.meters import METERS
+from billing.usage import Usage, usage, usage_of_all
+from gateway.commands.running import as_json, echo_json, table, with_pool
+from infra.database import Pool
+
+_PERIOD_HELP = "A month, YYYY-MM, as each tenant's clock has it."
+
+
+@click.command("usage")
+@click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's, added up]")
+@click.option("--period", help=f"{_PERIOD_HELP} [default: the current one]")
+@as_json
+def usage_command(tenant_id: str | None, period: str | None, json: bool) -> None:
+    """Calls and units charged in a month, by meter."""
+
+    async def read(pool: Pool) -> Usage:
+        if tenant_id is None:
+            return await usage_of_all(pool, period or datetime.now(UTC).strftime("%Y-%m"))
+        month = period or (await current_period(pool, tenant_id, datetime.now(UTC))).label
+        return await usage(pool, tenant_id, month)
+
+    found = with_pool(read)
+    if json:
+        echo_json(found)
+        return
+    units = {meter.meter: meter.unit for meter in METERS}
+    rows = [[name, str(one.calls), str(one.units), units[name]] for name, one in found.meters.items()]
+    click.echo(f"{found.period}\n{table(['METER', 'CALLS', 'UNITS', 'A UNIT IS ONE'], rows)}")
+
+
+@click.group()
+def invoice() -> None:
+    """Invoices, from the usage that was charged."""
+
+
+@invoice.command("run")
+@click.option("--period", required=True, help=_PERIOD_HELP)
+@as_json
+def invoice_run(period: str, json: bool) -> None:
+    """Draft an invoice for every tenant with usage in the month; run again, it refreshes the drafts."""
+    _show_list(with_pool(lambda pool: run_drafts(pool, period)), json)
+
+
+@invoice.command("list")
+@click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's]")
+@click.option("--period", help=_PERIOD_HELP)
+@as_json
+def invoice_list(tenant_id: str | None, period: str | None, json: bool) -> None:
+    """List invoices, the newest months first."""
+    _show_list(with_pool(lambda pool: list_invoices(pool, tenant_id, period)), json)
+
+
+@invoice.command("show")
+@click.argument("invoice_id")
+@as_json
+def invoice_show(invoice_id: str, json: bool) -> None:
+    """Show one invoice with its lines and the tiers behind them."""
+    found = with_pool(lambda pool: show_invoice(pool, invoice_id))
+    if json:
+        echo_json(found)
+    else:
+        click.echo(describe_invoice(found))
+
+
+def describe_invoice(shown: Invoice) -> str:
+    """An invoice as text: head, a line a meter, the total."""
+    state = "the month is over" if shown.period_complete else "the month is not over yet"
+    rows = [[line.meter, str(line.calls), str(line.units), line.amount] for line in shown.lines]
+    return "\n".join(
+        [
+            f"{shown.invoice_id}  {shown.status}",
+            f"tenant {shown.tenant_id}, month {shown.period} ({shown.time_zone}): {state}",
+            f"prices {shown.price_version_id}",
+            "",
+            table(["METER", "CALLS", "UNITS", "AMOUNT"], rows),
+            "",
+            f"total {shown.total}",
+        ]
+    )
+
+
+def _show_list(found: list[Invoice], json: bool) -> None:
+    if json:
+        echo_json({"invoices": msgspec.to_builtins(found)})
+        return
+    rows = [[one.invoice_id, one.tenant_id, one.period, one.status, one.total] for one in found]
+    click.echo(table(["INVOICE", "TENANT", "MONTH", "STATUS", "TOTAL"], rows))

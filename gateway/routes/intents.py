@@ -1,0 +1,120 @@
+"""`POST /v1/intents`."""
+
+import msgspec
+from litestar import Response, post
+
+from gateway.auth import admit, caller_of, trace_of
+from gateway.bodies import AnyRequest, read_json
+from gateway.errors import BodyError, MissingValueError, ModelNotFoundError, TextTooLongError
+from gateway.metered import Charged, Served
+from gateway.services import services_of
+from openapi.endpoint import CALL_ERRORS, Endpoint
+from openapi.wire import (
+    MAX_INTENT_CHARACTERS,
+    IntentAnswerBody,
+    IntentBody,
+    IntentListBody,
+    IntentResult,
+    IntentUsage,
+    RankedIntent,
+)
+from serving.contract import Catalog, IntentAnswer
+
+_DECODER = msgspec.json.Decoder(IntentBody)
+_MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+ENDPOINT = Endpoint(
+    operation_id="createIntent",
+    tag="Intents",
+    request={"application/json": IntentBody},
+    answer={"application/json": (IntentAnswerBody, IntentListBody)},
+    charged=True,
+    errors=CALL_ERRORS,
+    examples={
+        "curl": """curl $OPENAI_BASE_URL/intents \\
+  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '{"model": "retail-en", "text": "where is my parcel?"}'""",
+        "python": """import os, httpx
+
+answer = httpx.post(
+    os.environ["OPENAI_BASE_URL"] + "/intents",
+    headers={"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]},
+    json={"model": "retail-zh-TW", "text": "我的包裹到哪裡了？"},
+)
+print(answer.json()["intent"])""",
+    },
+)
+
+
+@post(
+    "/v1/intents",
+    guards=[admit("intent")],
+    status_code=200,
+    request_max_body_size=_MAX_BODY_BYTES,
+    opt={"endpoint": ENDPOINT},
+)
+async def create_intent(request: AnyRequest) -> Response[IntentAnswerBody | IntentListBody]:
+    """Find what a customer wants.
+
+    Charged by the text: `texts` of five are five units of one call.
+    """
+    services = services_of(request)
+    body = await read_json(request, _DECODER)
+    texts = _check(services.serving.catalog, body)
+    engine = services.serving.catalog.engine("intent")
+
+    async def serve() -> Served[tuple[IntentAnswer, ...]]:
+        answers = await services.serving.classify(
+            body.model,
+            texts,
+            top_k=body.top_k,
+            threshold=body.threshold,
+            timeout_s=services.settings.intent_timeout_s,
+            carrier=services.telemetry.carrier(),
+        )
+        return Served(answers, len(texts), engine.engine, body.model)
+
+    charged = await services.metered.run(caller_of(request), "intent", trace_of(request), serve)
+    return Response(_answer(body, charged), headers=charged.headers())
+
+
+def _check(catalog: Catalog, body: IntentBody) -> list[str]:
+    """The texts to classify.
+
+    Raises:
+        BodyError, MissingValueError, TextTooLongError, ModelNotFoundError: names the field.
+    """
+    if body.text is not None and body.texts is not None:
+        raise BodyError("Give `text` or `texts`, not both.", "texts")
+    if catalog.intent_set(body.model) is None:
+        names = [intent_set.name for intent_set in catalog.intent_sets]
+        raise ModelNotFoundError(f"There is no such intent set. Use one of: {', '.join(names)}.", "model")
+    param = "text" if body.text is not None else "texts"
+    texts = [body.text] if body.text is not None else body.texts
+    if texts is None:
+        raise MissingValueError("`text` is required (or `texts`, for several at once).", "text")
+    for text in texts:
+        if not text.strip():
+            raise BodyError(f"`{param}` holds an empty text.", param)
+        if len(text) > MAX_INTENT_CHARACTERS:
+            raise TextTooLongError(f"A text may have at most {MAX_INTENT_CHARACTERS} characters.", param)
+    return texts
+
+
+def _answer(
+    body: IntentBody, charged: Charged[tuple[IntentAnswer, ...]]
+) -> IntentAnswerBody | IntentListBody:
+    usage = IntentUsage(charged.units)
+    if body.texts is not None:
+        return IntentListBody(charged.id, body.model, [_result(answer) for answer in charged.value], usage)
+    only = _result(charged.value[0])
+    return IntentAnswerBody(
+        charged.id, body.model, only.intent, only.score, only.out_of_scope, only.ranking, usage
+    )
+
+
+def _result(answer: IntentAnswer) -> IntentResult:
+    intent = None if answer.out_of_scope else answer.intent
+    ranking = [RankedIntent(ranked.name, ranked.score) for ranked in answer.ranking]
+    return IntentResult(intent, answer.score, answer.out_of_scope, ranking)

@@ -1,0 +1,91 @@
+"""`POST /v1/audio/speech`."""
+
+from collections.abc import AsyncGenerator
+
+import msgspec
+from litestar import post
+from litestar.response import Stream
+
+from gateway.auth import admit, caller_of, trace_of
+from gateway.bodies import AnyRequest, read_json
+from gateway.catalog import require_engine
+from gateway.errors import BodyError, TextTooLongError
+from gateway.metered import Served
+from gateway.services import Services, services_of
+from openapi.endpoint import BINARY, CALL_ERRORS, Endpoint
+from openapi.wire import MAX_SPEECH_CHARACTERS, SpeechBody
+from serving.contract import EngineInfo, SpeechRequest
+
+_DECODER = msgspec.json.Decoder(SpeechBody)
+_MAX_BODY_BYTES = 256 * 1024
+MEDIA_TYPES = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
+
+ENDPOINT = Endpoint(
+    operation_id="createSpeech",
+    tag="Audio",
+    request={"application/json": SpeechBody},
+    answer=dict.fromkeys(MEDIA_TYPES.values(), BINARY),
+    charged=True,
+    errors=CALL_ERRORS,
+    examples={
+        "curl": """curl $OPENAI_BASE_URL/audio/speech \\
+  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '{"model": "tts-1", "voice": "alloy", "input": "Good morning.", "response_format": "wav"}' \\
+  -o hello.wav""",
+        "python": """from openai import OpenAI
+
+speech = OpenAI().audio.speech.create(
+    model="tts-1", voice="alloy", input="Good morning.", response_format="wav"
+)
+speech.write_to_file("hello.wav")""",
+    },
+)
+
+
+@post(
+    "/v1/audio/speech",
+    guards=[admit("tts")],
+    status_code=200,
+    request_max_body_size=_MAX_BODY_BYTES,
+    opt={"endpoint": ENDPOINT},
+)
+async def create_speech(request: AnyRequest) -> Stream:
+    """Turn text into speech.
+
+    The sound is streamed as it is spoken. Charged by the text's characters.
+    """
+    services = services_of(request)
+    body = await read_json(request, _DECODER)
+    engine = _check(services, body)
+
+    async def serve() -> Served[AsyncGenerator[bytes, None]]:
+        sound = services.serving.speak(
+            SpeechRequest(body.input, body.voice, body.speed, body.response_format),
+            timeout_s=services.settings.tts_timeout_s,
+            carrier=services.telemetry.carrier(),
+        )
+        return Served(sound, len(body.input), engine.engine, engine.model)
+
+    charged = await services.metered.run_stream(caller_of(request), "tts", trace_of(request), serve)
+    return Stream(charged.value, media_type=MEDIA_TYPES[body.response_format], headers=charged.headers())
+
+
+def _check(services: Services, body: SpeechBody) -> EngineInfo:
+    if not body.input.strip():
+        raise BodyError("`input` is empty: there is nothing to say.", "input")
+    if len(body.input) > MAX_SPEECH_CHARACTERS:
+        raise TextTooLongError(f"`input` may have at most {MAX_SPEECH_CHARACTERS} characters.", "input")
+    if body.stream_format == "sse":
+        raise BodyError("`stream_format` is `audio`: this model does not stream events.", "stream_format")
+    engine = require_engine(services.serving.catalog, "tts", body.model)
+    if body.voice not in engine.voices:
+        raise BodyError("There is no such voice. `GET /v1/models` lists them under `voices`.", "voice")
+    return engine

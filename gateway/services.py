@@ -1,0 +1,33 @@
+"""What a worker process holds, handed to every route by the application's state."""
+
+import msgspec
+from litestar.connection import ASGIConnection
+from serving.client import ServingClient
+
+from billing.ledger import Ledger
+from gateway.limits import Limits
+from gateway.metered import Metered
+from infra.database import Pool
+from infra.settings import Settings
+from infra.telemetry import Telemetry
+from tenants.key_cache import KeyCache
+from tenants.last_used import LastUsed
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The parts of one worker, made by `gateway.app` and by nobody else."""
+
+    settings: Settings
+    pool: Pool
+    keys: KeyCache
+    last_used: LastUsed
+    ledger: Ledger
+    serving: ServingClient
+    limits: Limits
+    metered: Metered
+    telemetry: Telemetry
+
+
+def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]
+    """The services of the application that a connection came to."""
+    return connection.app.state["services"]

@@ -1,0 +1,89 @@
+"""A transcript in the formats that OpenAI's endpoint has. Pure."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from openapi.wire import (
+    DurationUsage,
+    TranscriptionBody,
+    TranscriptionSegment,
+    TranscriptionWord,
+    VerboseTranscriptionBody,
+)
+from serving.contract import Segment, Transcript
+
+TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
+
+# OpenAI's verbose_json names languages in English. A language without a name here is given by its code.
+_LANGUAGE_NAMES = {"en": "english", "zh": "chinese"}
+
+
+def render(
+    transcript: Transcript, form: TranscriptFormat, granularities: frozenset[str]
+) -> tuple[bytes, str]:
+    """The body and its content type."""
+    if form == "json":
+        body = TranscriptionBody(transcript.text, _usage(transcript))
+        return msgspec.json.encode(body), "application/json"
+    if form == "verbose_json":
+        return msgspec.json.encode(_verbose(transcript, granularities)), "application/json"
+    text = {"text": _text, "srt": _srt, "vtt": _vtt}[form](transcript)
+    return text.encode(), "text/vtt; charset=utf-8" if form == "vtt" else "text/plain; charset=utf-8"
+
+
+def _usage(transcript: Transcript) -> DurationUsage:
+    return DurationUsage(transcript.audio_ms / 1000)
+
+
+def _verbose(transcript: Transcript, granularities: frozenset[str]) -> VerboseTranscriptionBody:
+    words = [word for segment in transcript.segments for word in segment.words]
+    return VerboseTranscriptionBody(
+        task="transcribe",
+        language=_LANGUAGE_NAMES.get(transcript.language, transcript.language),
+        duration=transcript.audio_ms / 1000,
+        text=transcript.text,
+        usage=_usage(transcript),
+        segments=[
+            TranscriptionSegment(number, segment.start_ms / 1000, segment.end_ms / 1000, segment.text)
+            for number, segment in enumerate(transcript.segments)
+        ]
+        if "segment" in granularities
+        else msgspec.UNSET,
+        words=[TranscriptionWord(word.text, word.start_ms / 1000, word.end_ms / 1000) for word in words]
+        if "word" in granularities
+        else msgspec.UNSET,
+    )
+
+
+def _text(transcript: Transcript) -> str:
+    return transcript.text + "\n"
+
+
+def _srt(transcript: Transcript) -> str:
+    """SubRip: numbered cues, a comma before the milliseconds."""
+    return _cues(transcript, lambda number, segment: f"{number}\n{_span(segment, ',')}")
+
+
+def _vtt(transcript: Transcript) -> str:
+    """WebVTT (W3C): a header, a point before the milliseconds."""
+    return "WEBVTT\n\n" + _cues(transcript, lambda _, segment: _span(segment, "."))
+
+
+def _cues(transcript: Transcript, head: Callable[[int, Segment], str]) -> str:
+    return "".join(
+        f"{head(number, segment)}\n{segment.text}\n\n"
+        for number, segment in enumerate(transcript.segments, start=1)
+    )
+
+
+def _span(segment: Segment, point: str) -> str:
+    return f"{_clock(segment.start_ms, point)} --> {_clock(segment.end_ms, point)}"
+
+
+def _clock(at_ms: int, point: str) -> str:
+    seconds, ms = divmod(at_ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{point}{ms:03d}"

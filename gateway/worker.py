@@ -1,0 +1,99 @@
+"""`python -m gateway.worker`: one gateway process, on a socket that its supervisor listens on.
+
+The supervisor hands over the socket's file descriptor, sets `DATABASE_URL`, and says where Ray is.
+Progress goes to stdout as JSON lines, as `serving.host` does it: one when ready, or one that says why not.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import msgspec
+import uvicorn
+import uvloop
+from litestar import Litestar
+
+from gateway.app import create_app
+from infra.errors import DomainError, StartupError
+from infra.logs import set_up_logs
+from infra.settings import load_settings
+
+DRAIN_TIMEOUT_S = 30
+_KEEP_ALIVE_S = 75
+_MAX_CONNECTIONS = 4096
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT, then finish the calls in hand."""
+    arguments = _parser().parse_args()
+    try:
+        settings = load_settings(os.environ)
+        set_up_logs(settings.log_level)
+        if settings.database_url is None:
+            raise StartupError("DATABASE_URL is not set: a worker is told where PostgreSQL is.")
+        app = create_app(settings, settings.database_url.reveal(), arguments.ray)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, socket.socket(fileno=arguments.fd)))
+    except (StartupError, DomainError) as error:
+        _report({"part": "gateway", "state": "failed", "error": str(error)})
+        return 1
+    except asyncio.CancelledError:
+        return 0
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: it would raise the signal again before the drain ends."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def _serve(app: Litestar, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # entered here, so that a failure is an exception and not a log entry
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
+    )
+    server = _Server(config)
+    _on_stop_signals(asyncio.current_task().cancel)  # type: ignore[union-attr]
+    async with app.lifespan():
+        _on_stop_signals(lambda: setattr(server, "should_exit", True))
+        _report({"part": "gateway", "state": "ready", "pid": os.getpid()})
+        await server.serve([listener])
+
+
+def _on_stop_signals(stop: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway.worker")
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    parser.add_argument("--ray", required=True, help="the Ray cluster, as host:port")
+    return parser
+
+
+def _report(line: dict[str, object]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""One running stack for all contract tests; each test makes a tenant of its own where counts matter."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2)
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def tenant(stack: Stack) -> "TenantOfTest":
+    made = stack.cli("tenant", "create", "Test tenant")
+    key = stack.cli("key", "create", "--tenant", made["tenant_id"])
+    return TenantOfTest(made["tenant_id"], key["key_id"], key["key"])
+
+
+class TenantOfTest:
+    """A fresh tenant with one key."""
+
+    def __init__(self, tenant_id: str, key_id: str, key: str) -> None:
+        self.tenant_id = tenant_id
+        self.key_id = key_id
+        self.key = key

@@ -1,0 +1,136 @@
+"""The heart: a call is charged before it is answered, and a call that fails is not charged."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from billing.ledger import Ledger
+from billing.usage import usage_of_all
+from gateway.customers import create_customer
+from gateway.limits import ConcurrencyLimitError, Limits
+from gateway.metered import Metered, Served
+from infra.database import Pool
+from infra.errors import DomainError, UnavailableError
+from infra.telemetry import Telemetry
+from tenants.records import KeyRecord
+
+LIMITS = {"requests_per_minute": 1000, "max_concurrent_calls": 1, "workers": 1}
+
+
+class EngineFailedError(DomainError):
+    code = "engine_unavailable"
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    opened = Ledger(database_url, Telemetry.from_environ("test", {}), charge_timeout_s=1.0)
+    await opened.start()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def caller(pool: Pool) -> KeyRecord:
+    tenant = await create_customer(pool, "Test")
+    return KeyRecord("key_1", tenant.tenant_id, frozenset({"asr", "intent", "tts"}), (), None, None)
+
+
+@pytest.fixture
+def metered(ledger: Ledger) -> Metered:
+    return Metered(ledger, Limits(**LIMITS), Telemetry.from_environ("test", {}))
+
+
+async def calls_charged(pool: Pool) -> int:
+    used = await usage_of_all(pool, datetime.now(UTC).strftime("%Y-%m"))
+    return sum(meter.calls for meter in used.meters.values())
+
+
+def rows(database_url: str, call_id: UUID) -> int:
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM billing.usage_row WHERE call_id = %s", [call_id]
+        ).fetchone()
+    assert found
+    return int(found[0])
+
+
+async def test_an_answer_has_its_row_by_the_time_it_is_given(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    async def serve() -> Served[str]:
+        return Served("answer", 7, "engine", "model")
+
+    charged = await metered.run(caller, "intent", {}, serve)
+    assert charged.value == "answer"
+    assert rows(database_url, charged.call_id) == 1
+    assert charged.headers()["x-aiaas-units"] == "7"
+
+
+async def test_a_failed_call_is_not_charged_and_frees_its_place(
+    metered: Metered, caller: KeyRecord, pool: Pool
+) -> None:
+    async def fail() -> Served[str]:
+        raise EngineFailedError("The engine is away.")
+
+    for _ in range(3):
+        with pytest.raises(EngineFailedError):
+            await metered.run(caller, "asr", {}, fail)
+    assert await calls_charged(pool) == 0
+
+
+async def test_no_answer_is_given_when_the_charge_cannot_be_made(
+    metered: Metered, ledger: Ledger, caller: KeyRecord, pool: Pool
+) -> None:
+    async def serve() -> Served[str]:
+        await ledger.close()
+        return Served("answer", 1, "engine", "model")
+
+    with pytest.raises(UnavailableError):
+        await metered.run(caller, "intent", {}, serve)
+    assert await calls_charged(pool) == 0
+
+
+async def test_a_stream_is_charged_before_its_first_byte_and_holds_its_place_to_its_end(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    async def sound() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        yield b"two"
+
+    async def serve() -> Served[AsyncGenerator[bytes, None]]:
+        return Served(sound(), 3, "engine", "model")
+
+    charged = await metered.run_stream(caller, "tts", {}, serve)
+    assert rows(database_url, charged.call_id) == 1
+    with pytest.raises(ConcurrencyLimitError):
+        await metered.run_stream(caller, "tts", {}, serve)
+    assert [chunk async for chunk in charged.value] == [b"one", b"two"]
+    del charged
+    await metered.run_stream(caller, "tts", {}, serve)
+
+
+async def test_a_stream_that_fails_before_its_first_byte_is_not_charged(
+    metered: Metered, caller: KeyRecord, pool: Pool
+) -> None:
+    async def broken() -> AsyncGenerator[bytes, None]:
+        raise EngineFailedError("The engine is away.")
+        yield b""
+
+    async def serve() -> Served[AsyncGenerator[bytes, None]]:
+        return Served(broken(), 3, "engine", "model")
+
+    for _ in range(3):
+        with pytest.raises(EngineFailedError):
+            await metered.run_stream(caller, "tts", {}, serve)
+    assert await calls_charged(pool) == 0
+
+
+async def test_a_customer_is_made_whole_or_not_at_all(pool: Pool) -> None:
+    with pytest.raises(DomainError):
+        await create_customer(pool, "Half", time_zone="Moon/Base")
+    async with pool.connection() as connection:
+        found = await (await connection.execute("SELECT count(*) FROM tenants.tenant")).fetchone()
+    assert found == (0,)
