@@ -114,12 +114,15 @@ async def _open_services(
 
 
 async def _add_headers(message: Message, scope: Scope) -> None:
-    """Name the request, and say what is left of its caller's minute, on every answer."""
+    """Name the request, say what is left of its caller's minute, and end its span, on every answer."""
     if message["type"] != "http.response.start":
         return
+    state = scope["state"]
     headers = {"x-request-id": request_id_of(scope)}
-    if window := scope["state"].get("rate_window"):
+    if window := state.get("rate_window"):
         headers |= window.headers()
+    if end_span := state.get("end_span"):
+        end_span()
     message["headers"] = [
         *message["headers"],
         *((name.encode(), value.encode()) for name, value in headers.items()),

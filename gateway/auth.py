@@ -26,14 +26,16 @@ def admit(product: Product | None) -> Guard:
     async def guard(connection: Connection, _: BaseRouteHandler) -> None:
         services = services_of(connection)
         state = connection.scope["state"]
-        with services.telemetry.span("auth", trace_of(connection)):
+        # Ended when the answer starts, by the hook that adds its headers.
+        state["trace"], state["end_span"] = services.telemetry.open_span("call", _callers_trace(connection))
+        with services.telemetry.span("auth", state["trace"]):
             peer = connection.client.host if connection.client else None
             caller = await authenticate(services.keys, bearer_key(connection), peer, datetime.now(UTC))
             if product:
                 require_scope(caller, product)
             services.last_used.note(caller.key_id)
             state["caller"] = caller
-        with services.telemetry.span("limits", trace_of(connection)):
+        with services.telemetry.span("limits", state["trace"]):
             window = services.limits.count_request(caller.tenant_id, caller.key_id)
             state["rate_window"] = window
             window.check()
@@ -53,6 +55,11 @@ def bearer_key(connection: Connection) -> str | None:
 
 
 def trace_of(connection: Connection) -> Mapping[str, str]:
+    """The call's span as W3C headers, the parent of the spans of its stages."""
+    return connection.scope["state"]["trace"]
+
+
+def _callers_trace(connection: Connection) -> Mapping[str, str]:
     """The caller's W3C trace context, where one was sent."""
     headers = connection.headers
     return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}

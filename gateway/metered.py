@@ -77,7 +77,7 @@ class Metered:
 
         Args:
             product: `asr`, `intent` or `tts`.
-            trace: the caller's W3C trace context.
+            trace: the call's span, as W3C headers.
             serve: asks the engine; called once.
 
         Raises:

@@ -57,6 +57,15 @@ class Telemetry:
             name, context=context, record_exception=False, set_status_on_exception=False
         )
 
+    def open_span(self, name: str, carrier: Mapping[str, str]) -> tuple[dict[str, str], Callable[[], None]]:
+        """A span that outlives its block: the W3C headers for its children, and what ends it."""
+        if self._tracer is None:
+            return {}, _nothing
+        span = self._tracer.start_span(name, context=propagate.extract(carrier))
+        headers: dict[str, str] = {}
+        propagate.inject(headers, context=trace.set_span_in_context(span))
+        return headers, span.end
+
     def carrier(self) -> dict[str, str]:
         """The current span as W3C headers, to hand to the next process."""
         headers: dict[str, str] = {}

@@ -4,12 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.collector import Collector
 from tests.stack import Stack
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2)
+def collector() -> Iterator[Collector]:
+    receiving = Collector()
+    yield receiving
+    receiving.close()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
+    running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2, environ=collector.environ())
     running.start()
     yield running
     assert running.stop() == 0
