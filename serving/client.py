@@ -78,7 +78,6 @@ class ServingClient:
             EngineUnavailableError: nobody is there, the token is not theirs, or a deployment is missing.
         """
         prepare_ray_environment(settings, os.environ)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it complains on the terminal otherwise
         import ray
         from ray import serve
 

@@ -9,6 +9,7 @@ Everything that Ray or an engine prints goes to `$AIAAS_HOME/ray/host.log`.
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,6 +41,7 @@ from serving.ray_environment import (
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _RAY_START_S = 60.0
 _REACH_S = 5.0
+_EXCEPTION_NAME = re.compile(r"^[\w.]+(Error|Exception): ")
 _DEPLOY_S = 180.0
 _DESCRIBE_S = 30.0
 _POLL_S = 0.05
@@ -336,7 +338,7 @@ def _first_line(error: BaseException) -> str:
 def _last_line(message: str) -> str:
     """The last line of a traceback says what happened."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no reason was given"
+    return _EXCEPTION_NAME.sub("", lines[-1]).rstrip(".") if lines else "no reason was given"
 
 
 if __name__ == "__main__":

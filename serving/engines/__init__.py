@@ -2,5 +2,5 @@
 
 Owns: pocketsphinx (speech to text), MiniLM (sentences to vectors), eSpeak NG (text to speech).
 Refuses: Ray. An engine is a plain object that blocks its caller; deployments decide where it runs.
-Guarantees: an answer depends on its own input alone, not on what was asked before.
+Guarantees: what is recognised or classified depends on the input alone, not on what was asked before.
 """
