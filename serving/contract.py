@@ -12,6 +12,15 @@ if TYPE_CHECKING:  # a gateway worker and a replica without numbers load no nump
 Product = Literal["asr", "intent", "tts"]
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
+MEDIA_TYPES: dict[SpeechFormat, str] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
 RECOGNITION_RATE_HZ = 16_000
 """Sample rate of every `Window`: mono, signed 16-bit little-endian."""
 

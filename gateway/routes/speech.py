@@ -14,18 +14,10 @@ from gateway.metered import Served
 from gateway.services import Services, services_of
 from openapi.endpoint import BINARY, CALL_ERRORS, Endpoint
 from openapi.wire import MAX_SPEECH_CHARACTERS, SpeechBody
-from serving.contract import EngineInfo, SpeechRequest
+from serving.contract import MEDIA_TYPES, EngineInfo, SpeechRequest
 
 _DECODER = msgspec.json.Decoder(SpeechBody)
 _MAX_BODY_BYTES = 256 * 1024
-MEDIA_TYPES = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
 
 
 ENDPOINT = Endpoint(

@@ -21,15 +21,6 @@ _CODED = {
     "flac": ("flac", "flac", None, {}),
 }
 
-MEDIA_TYPES: dict[SpeechFormat, str] = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
-
 
 class SpeechEncoder(Protocol):
     """Takes mono s16le samples in pieces, gives a file in pieces."""
