@@ -52,7 +52,7 @@ def create_app(settings: Settings, database_url: str, ray_address: str) -> Lites
     app = Litestar(
         route_handlers=_ROUTES,
         exception_handlers=EXCEPTION_HANDLERS,
-        before_send=[_add_headers],
+        before_send=[add_headers],
         lifespan=[_lifespan(settings, database_url, ray_address)],
         openapi_config=None,
         logging_config=None,
@@ -113,7 +113,7 @@ async def _open_services(
         telemetry.close()
 
 
-async def _add_headers(message: Message, scope: Scope) -> None:
+async def add_headers(message: Message, scope: Scope) -> None:
     """Name the request, say what is left of its caller's minute, and end its span, on every answer."""
     if message["type"] != "http.response.start":
         return

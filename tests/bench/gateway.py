@@ -1,0 +1,189 @@
+"""What the gateway adds: `python -m tests.bench.gateway`.
+
+Calls a second and latency on one worker with an engine that answers at once, at 1, 32 and 128 clients: a
+bare Litestar route, the door alone (key and limits), and the whole path with the durable charge. Ratios to
+the bare route of the same run: machines differ, and so do their moments.
+"""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import uvicorn
+import uvloop
+from litestar import Litestar, post
+
+from billing.ledger import Ledger
+from gateway.app import add_headers
+from gateway.auth import admit
+from gateway.bodies import AnyRequest
+from gateway.customers import create_customer
+from gateway.errors import EXCEPTION_HANDLERS
+from gateway.limits import Limits
+from gateway.metered import Metered
+from gateway.routes.intents import create_intent
+from gateway.services import Services
+from infra.database import open_pool
+from infra.migrations import migrate
+from infra.postgres import EmbeddedPostgres
+from infra.settings import Settings
+from infra.telemetry import Telemetry
+from serving.client import ServingClient
+from serving.contract import Catalog, EngineInfo, IntentAnswer, IntentScore, IntentSetInfo
+from tenants.api_keys import create_key
+from tenants.key_cache import KeyCache
+from tenants.last_used import LastUsed
+from tests.bench.load import Measured, measure
+
+CLIENTS = (1, 32, 128)
+MODES = {"bare": "/bare", "door": "/door", "charged": "/v1/intents"}
+DURATION_S = 4.0
+BODY = json.dumps({"model": "instant", "text": "where is my parcel?"}).encode()
+ANSWER = (IntentAnswer("order_status", 0.9, (IntentScore("order_status", 0.9),), False),)
+
+
+class InstantEngine:
+    """Answers at once: what is left is the gateway."""
+
+    catalog = Catalog(
+        (EngineInfo("intent", "instant", "instant", "1"),), (IntentSetInfo("instant", "en", "", (), 0.5),)
+    )
+
+    async def classify(self, *_: object, **__: object) -> Sequence[IntentAnswer]:
+        return ANSWER
+
+
+@post("/bare", status_code=200)
+async def bare(request: AnyRequest) -> dict[str, str]:
+    await request.body()
+    return {"intent": "order_status"}
+
+
+@post("/door", status_code=200, guards=[admit("intent")])
+async def door(request: AnyRequest) -> dict[str, str]:
+    await request.body()
+    return {"intent": "order_status"}
+
+
+def build(database_url: str) -> Litestar:
+    """The gateway's own routes, guards and hooks over an engine that answers at once."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        telemetry = Telemetry.from_environ("bench", {})
+        pool = await open_pool(database_url, 4, "bench")
+        keys, last_used, ledger = (
+            KeyCache(pool, database_url),
+            LastUsed(pool),
+            Ledger(database_url, telemetry),
+        )
+        for part in (keys, last_used, ledger):
+            await part.start()
+        limits = Limits(requests_per_minute=10**9, max_concurrent_calls=10**6, workers=1)
+        metered = Metered(ledger, limits, telemetry)
+        serving = cast(ServingClient, InstantEngine())
+        app.state["services"] = Services(
+            Settings(), pool, keys, last_used, ledger, serving, limits, metered, telemetry
+        )
+        yield
+        await ledger.close()
+        await last_used.close()
+        await keys.close()
+        await pool.close()
+
+    return Litestar(
+        [bare, door, create_intent],
+        exception_handlers=EXCEPTION_HANDLERS,
+        before_send=[add_headers],
+        lifespan=[lifespan],
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+async def serve(database_url: str, handle: int) -> None:
+    """The worker under load, in a process of its own."""
+    app = build(database_url)
+    config = uvicorn.Config(
+        app, lifespan="off", http="httptools", ws="none", log_config=None, access_log=False
+    )
+    async with app.lifespan():
+        await uvicorn.Server(config).serve([socket.socket(fileno=handle)])
+
+
+async def prepare(database_url: str) -> str:
+    """A tenant, and a key of it."""
+    await migrate(database_url)
+    pool = await open_pool(database_url, 2, "bench")
+    tenant = await create_customer(pool, "Bench")
+    issued = await create_key(pool, tenant.tenant_id)
+    await pool.close()
+    return issued.text.reveal()
+
+
+def request_bytes(path: str, key: str) -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    )
+    return head.encode() + BODY
+
+
+def main() -> None:
+    """Start PostgreSQL and a worker, measure every mode, print the table."""
+    if sys.argv[1:2] == ["serve"]:
+        uvloop.run(serve(sys.argv[2], int(sys.argv[3])))
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0), backlog=512) as listener,
+    ):
+        postgres = EmbeddedPostgres(Path(folder))
+        postgres.start()
+        key = asyncio.run(prepare(postgres.url))
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.gateway", "serve", postgres.url, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+        )
+        try:
+            port = listener.getsockname()[1]
+            results = {
+                (mode, clients): uvloop.run(
+                    measure("127.0.0.1", port, request_bytes(path, key), clients, DURATION_S)
+                )
+                for clients in CLIENTS
+                for mode, path in MODES.items()
+            }
+        finally:
+            worker.terminate()
+            worker.wait(30)
+            postgres.stop()
+    sys.stdout.write(table(results))
+
+
+def table(results: dict[tuple[str, int], Measured]) -> str:
+    """Markdown, ratios first."""
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d}, one worker, an engine that answers at once",
+        "",
+        "| clients | mode | calls/s to bare | ms above bare | calls/s | median ms | p95 ms | refused |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (mode, clients), got in results.items():
+        base = results["bare", clients]
+        ratio, above_ms = got.calls_per_s / base.calls_per_s, got.median_ms - base.median_ms
+        measured = f"{got.calls_per_s:.0f} | {got.median_ms:.2f} | {got.p95_ms:.2f} | {got.refused}"
+        lines.append(f"| {clients} | {mode} | {ratio:.2f} | {above_ms:.2f} | {measured} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
