@@ -96,7 +96,13 @@ async def _open_services(
     keys = KeyCache(pool, database_url)
     last_used = LastUsed(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
-    limits = Limits(settings.requests_per_minute, settings.max_concurrent_calls, settings.aiaas_workers)
+    limits = Limits(
+        settings.requests_per_minute,
+        settings.max_concurrent_calls,
+        settings.aiaas_workers,
+        settings.limits_storage_uri,
+        telemetry.count_limits_fallback,
+    )
     await keys.start()
     await last_used.start()
     await ledger.start()
@@ -109,6 +115,7 @@ async def _open_services(
         await last_used.close()
         await keys.close()
         serving.close()
+        limits.close()
         await pool.close()
         telemetry.close()
 

@@ -36,7 +36,7 @@ def admit(product: Product | None) -> Guard:
             services.last_used.note(caller.key_id)
             state["caller"] = caller
         with services.telemetry.span("limits", state["trace"]):
-            window = services.limits.count_request(caller.tenant_id, caller.key_id)
+            window = await services.limits.count_request(caller.tenant_id, caller.key_id)
             state["rate_window"] = window
             window.check()
 

@@ -2,7 +2,6 @@
 
 import msgspec
 from litestar.connection import ASGIConnection
-from serving.client import ServingClient
 
 from billing.ledger import Ledger
 from gateway.limits import Limits
@@ -10,6 +9,7 @@ from gateway.metered import Metered
 from infra.database import Pool
 from infra.settings import Settings
 from infra.telemetry import Telemetry
+from serving.client import ServingClient
 from tenants.key_cache import KeyCache
 from tenants.last_used import LastUsed
 

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         charge_timeout_s: how long a call in hand waits for its charge while PostgreSQL is away.
         requests_per_minute: a tenant's and a key's request rate.
         max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
+        limits_storage_uri: a Redis or Valkey server that counts requests for all workers; None counts in
+            each worker's memory.
     """
 
     aiaas_home: Path = Path(".aiaas")
@@ -61,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     charge_timeout_s: Seconds = 20.0
     requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
     max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
+    limits_storage_uri: Secret | None = None
 
     @property
     def home(self) -> Path:

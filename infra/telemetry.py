@@ -18,7 +18,8 @@ class Telemetry:
     """The spans and metrics of one process.
 
     Metrics: `aiaas.calls` (by product and outcome), `aiaas.call.duration` (s), `aiaas.units` (by meter),
-    `aiaas.charge.batch_size` (calls per commit), `aiaas.queue.depth` (by queue).
+    `aiaas.charge.batch_size` (calls per commit), `aiaas.queue.depth` (by queue), `aiaas.limits.fallback`
+    (requests that memory counted in the shared store's place, by reason).
     """
 
     def __init__(self, tracer: trace.Tracer | None, meter: metrics.Meter, close: Callable[[], None]) -> None:
@@ -31,6 +32,9 @@ class Telemetry:
         )
         self._units = meter.create_counter("aiaas.units", description="charged units by meter")
         self._charge_batch_size = meter.create_histogram("aiaas.charge.batch_size", "{call}")
+        self._limits_fallback = meter.create_counter(
+            "aiaas.limits.fallback", description="requests counted in memory, not in the shared store"
+        )
 
     @classmethod
     def from_environ(cls, service_name: str, environ: Mapping[str, str]) -> "Telemetry":
@@ -86,6 +90,10 @@ class Telemetry:
     def count_charge_batch(self, calls: int) -> None:
         """Record how many calls one commit charged."""
         self._charge_batch_size.record(calls)
+
+    def count_limits_fallback(self, reason: str) -> None:
+        """Count a request that memory counted in the shared store's place; `away` or `busy` is why."""
+        self._limits_fallback.add(1, {"reason": reason})
 
     def watch_queue(self, queue: str, depth: Callable[[], int]) -> None:
         """Report a queue's depth whenever metrics are collected."""

@@ -5,21 +5,21 @@ import pytest
 from gateway.limits import ConcurrencyLimitError, Limits, RateLimitError
 
 
-def test_the_minute_ends_after_its_limit_for_the_tenant_over_all_of_its_keys() -> None:
+async def test_the_minute_ends_after_its_limit_for_the_tenant_over_all_of_its_keys() -> None:
     limits = Limits(requests_per_minute=10, max_concurrent_calls=5, workers=1)
     for number in range(10):
-        window = limits.count_request("tenant", f"key{number % 3}")
+        window = await limits.count_request("tenant", f"key{number % 3}")
         window.check()
         assert window.remaining == 9 - number
     with pytest.raises(RateLimitError) as refused:
-        limits.count_request("tenant", "key0").check()
+        (await limits.count_request("tenant", "key0")).check()
     assert 0 < refused.value.retry_after_s <= 60
-    limits.count_request("other tenant", "other key").check()
+    (await limits.count_request("other tenant", "other key")).check()
 
 
-def test_each_worker_holds_its_share() -> None:
+async def test_each_worker_holds_its_share() -> None:
     limits = Limits(requests_per_minute=10, max_concurrent_calls=4, workers=2)
-    assert limits.count_request("tenant", "key").limit == 5
+    assert (await limits.count_request("tenant", "key")).limit == 5
 
 
 def test_places_for_calls_in_hand_are_given_back_however_a_call_ends() -> None:

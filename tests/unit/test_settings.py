@@ -41,7 +41,12 @@ def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
 
 
 def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
-    settings = load_settings({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1/db"})
+    settings = load_settings(
+        {
+            "DATABASE_URL": "postgresql://u:hunter2@127.0.0.1/db",
+            "LIMITS_STORAGE_URI": "redis://:hunter2@127.0.0.1",
+        }
+    )
     assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
     assert settings.database_url is not None
     assert "hunter2" in settings.database_url.reveal()
