@@ -108,7 +108,8 @@ _COMPARE = """
             SELECT count(*) AS calls_of_rows, coalesce(sum(usage.units), 0) AS units_of_rows,
                    coalesce(sum(
                        billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
-                       - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0) AS rated_of_rows
+                       - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0)
+                       AS rated_of_rows
             FROM billing.usage_row usage
             WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
               AND usage.key_id = counter.key_id AND usage.meter = counter.meter

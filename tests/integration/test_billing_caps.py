@@ -119,6 +119,33 @@ async def test_a_cap_in_money_allows_exactly_its_calls_across_a_tiers_edge(
     assert deadlocks(database_url) == 0
 
 
+async def test_a_cap_in_money_holds_over_meters_charged_at_once_by_different_ledgers(
+    database_url: str, pool: Pool
+) -> None:
+    """Each ledger has a meter of its own: only the locks of all meters keep their sum under the cap."""
+    tenant_id = await add_account(pool)
+    cap = 90_000_000
+    await set_caps(pool, tenant_id, {MONEY: cap})
+    uses = [(INTENT_CALLS, 1), (ASR_AUDIO_MS, 5581), (TTS_CHARACTERS, 27)]  # 400,000 nanos each, about
+    async with AsyncExitStack() as stack:
+        ledgers = await open_ledgers(stack, database_url, 3)
+
+        async def caller(number: int) -> int:
+            meter, units = uses[number % 3]
+            refused = 0
+            for _ in range(10):
+                try:
+                    await ledgers[number % 3].charge(charge(tenant_id, meter, units))
+                except CapReachedError:
+                    refused += 1
+            return refused
+
+        refused = sum(await asyncio.gather(*(caller(number) for number in range(63))))
+    assert cap - 410_000 < await spent(pool, tenant_id) <= cap
+    assert 400 <= refused < 410
+    assert deadlocks(database_url) == 0
+
+
 async def test_a_fraction_of_a_nano_over_a_cap_in_money_is_refused(database_url: str, pool: Pool) -> None:
     """1 ms of audio is 71 2/3 nanos: 3 ms are 215, and 216 leave no room for a fourth, nor do 286."""
     for cap, fits in ((214, 2), (215, 3), (216, 3), (286, 3), (287, 4)):
