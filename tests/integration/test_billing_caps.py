@@ -10,10 +10,11 @@ import msgspec
 import psycopg
 import pytest
 
-from billing.caps import Cap, caps, set_caps
+from billing.caps import Cap, caps, change_caps, set_caps
 from billing.charges import CapReachedError, Charge
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, METERS, MONEY, TTS_CHARACTERS
+from billing.store import charges as store
 from billing.store.prices import read_price_versions
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
@@ -311,3 +312,53 @@ async def test_caps_are_checked_and_read_back(pool: Pool) -> None:
         Cap(None, INTENT_CALLS, 5),
         Cap("key_1", MONEY, 8),
     ]
+
+
+async def wait_for_locks(pool: Pool, application_name: str, count: int) -> None:
+    """Until so many connections of that name wait for a lock."""
+    deadline = asyncio.get_running_loop().time() + 4
+    while True:
+        async with pool.connection() as connection:
+            row = await (
+                await connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND application_name = %s AND wait_event_type = 'Lock'",
+                    [application_name],
+                )
+            ).fetchone()
+        if row == (count,):
+            return
+        assert asyncio.get_running_loop().time() < deadline, "nobody waits for the lock"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_first_cap_binds_batches_that_looked_for_caps_before_it_was_there(
+    database_url: str, pool: Pool
+) -> None:
+    """They have locked their one meter alone, and must not go on with that."""
+    tenant_id = await add_account(pool)
+    async with AsyncExitStack() as stack:
+        ledgers = await open_ledgers(stack, database_url, 3)
+        async with pool.connection() as connection, connection.transaction():
+            await change_caps(connection, tenant_id, {MONEY: 0})
+            waiting = [
+                asyncio.create_task(ledgers[n].charge(charge(tenant_id, METERS[n].meter, 1)))
+                for n in range(3)
+            ]
+            await wait_for_locks(pool, "aiaas-ledger", 3)
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in answers] == [CapReachedError] * 3
+    assert await spent(pool, tenant_id) == 0
+
+
+async def test_a_cap_is_not_set_past_a_charge_that_is_under_way(database_url: str, pool: Pool) -> None:
+    tenant_id = await add_account(pool)
+    async with pool.connection() as connection:
+        async with connection.transaction():
+            await store.charge(connection, [charge(tenant_id)])
+            setting = asyncio.create_task(set_caps(pool, tenant_id, {INTENT_CALLS: 0}))
+            await wait_for_locks(pool, "aiaas-test", 1)
+            assert not setting.done()
+        await setting
+        (after,) = await store.charge(connection, [charge(tenant_id)])
+    assert after.outcome == store.OVER_CAP
