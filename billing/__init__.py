@@ -1,12 +1,15 @@
-"""What it costs: meters, money, prices, the ledger, usage, receipts, draft invoices.
+"""What it costs: meters, money, prices, caps, the ledger, usage, receipts, draft invoices.
 
 Owns the database schema `billing`. Refuses a charge for a tenant without an account, a second use of a
-call's id for another call, a change to a price version, and any amount that is not an integer.
+call's id for another call, a call that would pass a cap, a change to a price version, and any amount that
+is not an integer.
 
 Guarantees:
     `Ledger.charge` returns only when the usage row is committed, and a call is counted once however often
         it is sent.
     Counters and hourly roll-ups change in the transaction of the usage rows they add up: always equal.
+    A cap is never passed, by one unit or one nano, whoever charges at once: the call is decided under the
+        locks of everything that the cap counts, and a cap is set under the same locks.
     Rating is exact; `money.round_half_away` rounds, once, when a line becomes minor units.
     A usage row names its period, and a period its price version: every amount can be computed again.
     Usage rows can be partitioned by time: call ids begin with their time (UUID version 7), so ranges of

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from billing.meters import check_meter
+from billing.meters import MONEY, check_meter
 from infra.errors import DomainError, InvalidValueError, UnavailableError
 
 MAX_UNITS_PER_CHARGE: Final = 10**12  # 31 years of audio: beyond it something is wrong
@@ -69,6 +69,26 @@ class CallIdReusedError(DomainError):
     """Another call was charged under this id. Nothing was written."""
 
     code = "call_id_reused"
+
+
+class CapReachedError(DomainError):
+    """The call would pass a cap of its tenant or of its key. Nothing was written.
+
+    Args:
+        cap: whose cap it is and what it counts: `tenant money`, `key asr.audio_ms`.
+    """
+
+    code = "insufficient_quota"
+
+    def __init__(self, cap: str) -> None:
+        owner, _, measure = cap.partition(" ")
+        whose, which = ("Your account", "the cap") if owner == "tenant" else ("This API key", "the key's cap")
+        what = "on spending" if measure == MONEY else f"on {measure}"
+        super().__init__(
+            f"{whose} has a monthly cap {what}, which leaves no room for this call. "
+            f"Have {which} raised, or wait for the next month; repeating the call does not help."
+        )
+        self.cap = cap
 
 
 class ChargeRejectedError(DomainError):

@@ -9,6 +9,7 @@ from infra.errors import InvalidValueError
 ASR_AUDIO_MS: Final = "asr.audio_ms"
 INTENT_CALLS: Final = "intent.calls"
 TTS_CHARACTERS: Final = "tts.characters"
+MONEY: Final = "money"  # no meter: what a cap counts that is not in units
 
 
 class Meter(msgspec.Struct, frozen=True):

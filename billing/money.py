@@ -4,6 +4,7 @@ A price is in nanos, 10^-9 of a currency unit. A rated amount is an exact `Fract
 becomes minor units, the integers that invoices add up.
 """
 
+import re
 from fractions import Fraction
 from typing import Final
 
@@ -12,6 +13,8 @@ import msgspec
 from infra.errors import InvalidValueError
 
 NANOS_EXPONENT: Final = 9
+MAX_NANOS: Final = 2**63 - 1  # the database's BIGINT
+_AMOUNT: Final = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?", re.ASCII)
 
 
 class Currency(msgspec.Struct, frozen=True):
@@ -70,6 +73,21 @@ def format_nanos(nanos: Fraction, unit: Currency) -> str:
     whole, _, decimals = text.partition(".")
     decimals = decimals.rstrip("0").ljust(unit.display_exponent, "0")
     return f"{whole}.{decimals} {unit.code}" if decimals else f"{whole} {unit.code}"
+
+
+def parse_amount(text: str) -> int:
+    """A decimal amount of a currency unit as nanos, exactly: `25.00` is 25,000,000,000.
+
+    Raises:
+        InvalidValueError: not a decimal number of at most ten and nine digits.
+    """
+    match = _AMOUNT.fullmatch(text)
+    nanos = int(match[1] + (match[2] or "").ljust(NANOS_EXPONENT, "0")) if match else MAX_NANOS + 1
+    if nanos > MAX_NANOS:
+        raise InvalidValueError(
+            "An amount is written like 25 or 25.00, with nine decimals at most.", "amount"
+        )
+    return nanos
 
 
 def _with_point(scaled: int, exponent: int) -> str:

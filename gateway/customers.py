@@ -1,8 +1,10 @@
 """A new customer: a tenant and its billing account, both or neither."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from billing.accounts import open_account
+from billing.caps import change_caps
 from infra.database import Pool, borrow
 from tenants.records import Tenant
 from tenants.tenants import operator_create_tenant
@@ -19,11 +21,12 @@ async def create_customer(
     plan: str = DEFAULT_PLAN,
     currency: str = DEFAULT_CURRENCY,
     time_zone: str = DEFAULT_TIME_ZONE,
+    caps: Mapping[str, int | None] | None = None,
 ) -> Tenant:
-    """Make a tenant that can be charged.
+    """Make a tenant that can be charged; `caps` as `billing.caps.change_caps` takes them.
 
     Raises:
-        InvalidValueError: the name, plan, currency or time zone cannot be used; nothing was made.
+        InvalidValueError: the name, plan, currency, time zone or a cap cannot be used; nothing was made.
     """
     async with borrow(pool) as connection, connection.transaction():
         tenant = await operator_create_tenant(connection, name)
@@ -35,4 +38,6 @@ async def create_customer(
             time_zone=time_zone,
             now=datetime.now(UTC),
         )
+        if caps:
+            await change_caps(connection, tenant.tenant_id, caps)
     return tenant

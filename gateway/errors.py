@@ -17,6 +17,7 @@ _REQUEST = "invalid_request_error"
 _AUTHENTICATION = "authentication_error"
 _PERMISSION = "permission_error"
 _SERVER = "server_error"
+_PAYMENT_REQUIRED = 402
 
 STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, _AUTHENTICATION),
@@ -31,6 +32,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "rate_limit_exceeded": (429, "rate_limit_error"),
     "concurrency_limit_exceeded": (429, "rate_limit_error"),
     "overloaded": (429, "rate_limit_error"),
+    "insufficient_quota": (402, "insufficient_quota"),  # as OpenAI types it
     "invalid_value": (400, _REQUEST),
     "missing_value": (400, _REQUEST),
     "invalid_json": (400, _REQUEST),
@@ -122,6 +124,8 @@ def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> 
             "retry-after": str(max(1, math.ceil(error.retry_after_s))),
             "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
         }
+    elif status == _PAYMENT_REQUIRED:
+        headers = {"x-should-retry": "false"}  # what the official clients ask before they try again
     body = ErrorBody(ErrorDetail(error.message, kind, error.code, error.param))
     return Response(body, status_code=status, headers=headers)
 

@@ -2,7 +2,8 @@
 
 A charge is committed when `Metered.run` or `Metered.run_stream` returns; a caller that leaves earlier,
 an engine that fails, a charge that cannot be made: each ends the call without an answer, and the first
-two without a charge.
+two without a charge. A call that a cap leaves no room for is refused before the work as far as this worker
+knows, and for certain by the charge: then its result is thrown away.
 """
 
 import time
@@ -129,11 +130,17 @@ class Metered:
     async def _serve_and_charge(
         self, caller: KeyRecord, product: Product, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
     ) -> Charged[T]:
+        meter = METER_OF_PRODUCT[product]
+        with self._ledger.hold(caller.tenant_id, caller.key_id, meter):
+            return await self._serve_and_charge_held(caller, meter, trace, serve)
+
+    async def _serve_and_charge_held(
+        self, caller: KeyRecord, meter: str, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
+    ) -> Charged[T]:
         call_id = uuid7()
         occurred_at = datetime.now(UTC)
         with self._telemetry.span("serve", trace):
             served = await serve()
-        meter = METER_OF_PRODUCT[product]
         charge = Charge(
             call_id=call_id,
             tenant_id=caller.tenant_id,

@@ -18,6 +18,7 @@ _TAGS = ("Audio", "Intents", "Models", "Usage", "Health")
 _ERRORS = {
     400: "The request is not acceptable; `param` names the field.",
     401: "The key is missing, malformed, unknown, expired or revoked; `code` says which.",
+    402: "A cap of the tenant or the key leaves no room for the call.",
     403: "The key may not do this, or not from this address.",
     404: "There is no such model, call or endpoint.",
     413: "The body is too large.",

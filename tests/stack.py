@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from infra.processes import left_behind
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 AIAAS = [str(Path(sys.executable).parent / "aiaas")]
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether it holds within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 class Stack:

@@ -95,7 +95,7 @@ async def try_time_zone(connection: Connection, name: str) -> None:
 
 
 async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -> None:
-    """Add periods and their counters; what is there stays. Call it in a transaction.
+    """Add periods and their counters, those of capped keys too; what is there stays. In a transaction.
 
     A period takes the newest price version of the account's plan and currency that holds when it starts.
     Rows are written in the order of tenant and month, as locks are taken in one order.
@@ -137,6 +137,15 @@ async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -
         ON CONFLICT DO NOTHING
         """,
         {"tenant_ids": parameters["tenant_ids"], "labels": parameters["labels"]},
+    )
+    await open_key_counters(connection, [(new.tenant_id, new.period.label) for new in ordered])
+
+
+async def open_key_counters(connection: Connection, months: Sequence[tuple[str, str]]) -> None:
+    """Make the counters of capped keys that are missing in these months of tenants. In a transaction."""
+    await connection.execute(
+        "SELECT billing.open_key_counters(%(tenant_ids)s::text[], %(labels)s::text[])",
+        {"tenant_ids": [tenant_id for tenant_id, _ in months], "labels": [label for _, label in months]},
     )
 
 

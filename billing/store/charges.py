@@ -9,11 +9,12 @@ from infra.database import Connection
 CHARGED: Final = "charged"
 ALREADY_CHARGED: Final = "already_charged"
 CALL_ID_REUSED: Final = "call_id_reused"
+OVER_CAP: Final = "over_cap"
 PERIOD_NOT_OPEN: Final = "period_not_open"
 UNKNOWN_TENANT: Final = "unknown_tenant"
 
 _CHARGE: Final = """
-    SELECT outcome, period, units_before FROM billing.charge(
+    SELECT outcome, period, units_before, cap FROM billing.charge(
         %(call_ids)b::uuid[], %(slices)b::int[], %(tenant_ids)b::text[], %(key_ids)b::text[],
         %(meters)b::text[], %(units)b::bigint[], %(models)b::text[], %(engines)b::text[],
         %(moments)b::timestamptz[])
@@ -21,11 +22,15 @@ _CHARGE: Final = """
 
 
 class Outcome(NamedTuple):
-    """What became of one charge; `period` and `units_before` are None where nothing is charged."""
+    """What became of one charge; `period` and `units_before` are None where nothing is charged.
+
+    `cap` names the cap that the call would pass, with the outcome `over_cap`.
+    """
 
     outcome: str
     period: str | None
     units_before: int | None
+    cap: str | None
 
 
 async def charge(connection: Connection, charges: Sequence[Charge]) -> list[Outcome]:

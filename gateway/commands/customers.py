@@ -1,10 +1,19 @@
 """`aiaas tenant` and `aiaas key`."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
 from billing.accounts import account as read_account
+from billing.caps import set_caps
+from gateway.commands.cap_options import (
+    ShownCap,
+    cap_options,
+    clearable_cap_options,
+    given_caps,
+    read_shown_caps,
+)
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, create_customer
 from infra.database import Pool
@@ -37,10 +46,14 @@ def tenant() -> None:
     show_default=True,
     help="Where their months begin and end, such as Asia/Taipei.",
 )
+@cap_options
 @as_json
-def tenant_create(name: str, plan: str, time_zone: str, json: bool) -> None:
+def tenant_create(
+    name: str, plan: str, time_zone: str, cap: str | None, cap_units: tuple[str, ...], json: bool
+) -> None:
     """Make a tenant called NAME."""
-    made = with_pool(lambda pool: create_customer(pool, name, plan=plan, time_zone=time_zone))
+    caps = given_caps(cap, cap_units)
+    made = with_pool(lambda pool: create_customer(pool, name, plan=plan, time_zone=time_zone, caps=caps))
     if json:
         echo_json({**_tenant_fields(made), "plan": plan, "time_zone": time_zone})
     else:
@@ -63,9 +76,9 @@ def tenant_list(json: bool) -> None:
 @click.argument("tenant_id")
 @as_json
 def tenant_show(tenant_id: str, json: bool) -> None:
-    """Show one tenant: its plan, currency, time zone and keys."""
+    """Show one tenant: its plan, currency, time zone, keys and caps."""
 
-    async def read(pool: Pool) -> dict[str, object]:
+    async def read(pool: Pool) -> dict[str, Any]:
         found = await show_tenant(pool, tenant_id)
         account = await read_account(pool, tenant_id)
         keys = await list_keys(pool, tenant_id)
@@ -75,13 +88,38 @@ def tenant_show(tenant_id: str, json: bool) -> None:
             "currency": account.currency,
             "time_zone": account.time_zone,
             "keys": len(keys),
+            "caps": await read_shown_caps(pool, tenant_id, account.currency),
         }
 
     shown = with_pool(read)
     if json:
         echo_json(shown)
     else:
+        caps = shown.pop("caps")
         click.echo("\n".join(f"{name:<12}{value}" for name, value in shown.items()))
+        click.echo("\n".join(f"{'cap':<12}{one.describe()}" for one in caps) or f"{'cap':<12}none")
+
+
+@tenant.command("set-cap")
+@click.argument("tenant_id")
+@clearable_cap_options
+@as_json
+def tenant_set_cap(tenant_id: str, cap: str | None, cap_units: tuple[str, ...], json: bool) -> None:
+    """Set, raise, lower or take away TENANT_ID's monthly caps; in effect at once, while calls run."""
+    changes = given_caps(cap, cap_units)
+    if not changes:
+        raise InvalidValueError("Say which cap: --cap AMOUNT|none, or --cap-units METER=N|none.")
+
+    async def change(pool: Pool) -> list[ShownCap]:
+        await set_caps(pool, tenant_id, changes)
+        account = await read_account(pool, tenant_id)
+        return await read_shown_caps(pool, tenant_id, account.currency)
+
+    caps = with_pool(change)
+    if json:
+        echo_json({"tenant_id": tenant_id, "caps": caps})
+    else:
+        click.echo("\n".join(one.describe() for one in caps) or "No caps.")
 
 
 @click.group()
@@ -100,6 +138,7 @@ def key() -> None:
 @click.option(
     "--test", is_flag=True, help="Mark it as a test key (aiaas_test_...). Its calls are charged too."
 )
+@cap_options
 @as_json
 def key_create(
     tenant_id: str,
@@ -108,12 +147,16 @@ def key_create(
     expires: str | None,
     networks: tuple[str, ...],
     test: bool,
+    cap: str | None,
+    cap_units: tuple[str, ...],
     json: bool,
 ) -> None:
     """Make a key. It is shown once, here, and cannot be shown again."""
     expires_at = _parse_expiry(expires) if expires else None
-    issued = with_pool(
-        lambda pool: create_key(
+    caps = given_caps(cap, cap_units)
+
+    async def create(pool: Pool) -> IssuedKey:
+        issued = await create_key(
             pool,
             tenant_id,
             name=name,
@@ -122,8 +165,11 @@ def key_create(
             expires_at=expires_at,
             allowed_networks=networks,
         )
-    )
-    _show_issued(issued, json)
+        if caps:  # before the key is shown: it cannot be used without them
+            await set_caps(pool, tenant_id, caps, issued.api_key.key_id)
+        return issued
+
+    _show_issued(with_pool(create), json)
 
 
 @key.command("list")

@@ -1,4 +1,4 @@
-"""`aiaas usage` and `aiaas invoice`."""
+"""`aiaas usage`, `aiaas invoice` and `aiaas reconcile`."""
 
 from datetime import UTC, datetime
 
@@ -8,6 +8,7 @@ import msgspec
 from billing.accounts import current_period
 from billing.invoices import Invoice, list_invoices, run_drafts, show_invoice
 from billing.meters import METERS
+from billing.reconcile import describe, reconcile
 from billing.usage import Usage, usage, usage_of_all
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
@@ -35,6 +36,22 @@ def usage_command(tenant_id: str | None, period: str | None, json: bool) -> None
     units = {meter.meter: meter.unit for meter in METERS}
     rows = [[name, str(one.calls), str(one.units), units[name]] for name, one in found.meters.items()]
     click.echo(f"{found.period}\n{table(['METER', 'CALLS', 'UNITS', 'A UNIT IS ONE'], rows)}")
+
+
+@click.command("reconcile")
+@click.option("--period", help=f"{_PERIOD_HELP} [default: all months]")
+@as_json
+def reconcile_command(period: str | None, json: bool) -> None:
+    """Compare counters and roll-ups with the usage rows; status 1 when they differ, each difference named."""
+    found = with_pool(lambda pool: reconcile(pool, period))
+    if json:
+        echo_json(found)
+    elif found.difference:
+        click.echo("\n".join(describe(one) for one in found.differences))
+    else:
+        click.echo(f"{found.usage_rows} usage rows: everything agrees.")
+    if found.difference:
+        raise SystemExit(1)
 
 
 @click.group()

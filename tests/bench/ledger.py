@@ -4,7 +4,8 @@ Three things over the same server, which it starts in a folder of its own:
     rows      one row, one durable commit, one after the other: what charging call by call would cost
     function  `billing.charge` in batches of 512, the making of the charges included
     ledger    `Ledger.charge`, one ledger a process, each with many callers who wait for their answer
-Two hot tenants, and 200 tenants; the ratio is to the rows a second of as many connections.
+Two hot tenants, and 200 tenants, without caps and with caps in money and units that leave room; the ratio
+is to the rows a second of as many connections.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from pathlib import Path
 import msgspec
 import psycopg
 
+from billing.caps import set_caps
 from billing.charges import Charge
-from billing.meters import METERS
+from billing.meters import METERS, MONEY
 from billing.store import charges as store
 from infra.database import connect, open_pool
 from infra.ids import uuid7
@@ -124,14 +126,17 @@ def _measure(
     return sum(result.count / result.elapsed_s for result in results), text
 
 
-async def _prepare(database_url: str) -> list[str]:
+async def _prepare(database_url: str) -> dict[str, list[str]]:
     await migrate(database_url)
     pool = await open_pool(database_url, 4, "aiaas-bench")
     async with pool.connection() as connection:
         await connection.execute("CREATE TABLE public.bench_row (call_id uuid PRIMARY KEY, units bigint)")
-    tenants = [await add_account(pool, now=datetime.now(UTC)) for _ in range(200)]
+    free = [await add_account(pool, now=datetime.now(UTC)) for _ in range(200)]
+    capped = [await add_account(pool, now=datetime.now(UTC)) for _ in range(200)]
+    for tenant_id in capped:
+        await set_caps(pool, tenant_id, {MONEY: 10**18, **{meter.meter: 10**15 for meter in METERS}})
     await pool.close()
-    return tenants
+    return {"none": free, "room": capped}
 
 
 def run(seconds: float) -> None:
@@ -140,24 +145,33 @@ def run(seconds: float) -> None:
         server.start()
         try:
             tenants = asyncio.run(_prepare(server.url))
-            print(f"{'what':<10}{'connections':>12}{'tenants':>9}{'callers':>9}{'a second':>10}{'ratio':>8}")
+            print(
+                f"{'what':<10}{'connections':>12}{'tenants':>9}{'caps':>6}{'callers':>9}"
+                f"{'a second':>10}{'ratio':>8}"
+            )
             baseline: dict[int, float] = {}
-            for work, connections, width, callers in (
-                (rows, 1, 0, 1),
-                (rows, 4, 0, 1),
-                (function, 1, 2, 1),
-                (function, 4, 2, 1),
-                (function, 4, 200, 1),
-                (ledger, 1, 2, 1),
-                (ledger, 1, 2, 32),
-                (ledger, 1, 2, 512),
-                (ledger, 4, 2, 256),
-                (ledger, 4, 200, 256),
+            for work, connections, width, caps, callers in (
+                (rows, 1, 0, "none", 1),
+                (rows, 4, 0, "none", 1),
+                (function, 1, 2, "none", 1),
+                (function, 1, 2, "room", 1),
+                (function, 4, 2, "none", 1),
+                (function, 4, 2, "room", 1),
+                (function, 4, 200, "none", 1),
+                (function, 4, 200, "room", 1),
+                (ledger, 1, 2, "none", 1),
+                (ledger, 1, 2, "none", 32),
+                (ledger, 1, 2, "none", 512),
+                (ledger, 1, 2, "room", 512),
+                (ledger, 4, 2, "none", 256),
+                (ledger, 4, 2, "room", 256),
+                (ledger, 4, 200, "none", 256),
             ):
-                rate, text = _measure(work, server.url, tenants[:width], connections, callers, seconds)
+                some = tenants[caps][:width]
+                rate, text = _measure(work, server.url, some, connections, callers, seconds)
                 if work is rows:
                     baseline[connections] = rate
-                what = f"{work.__name__:<10}{connections:>12}{width:>9}{callers:>9}"
+                what = f"{work.__name__:<10}{connections:>12}{width:>9}{caps:>6}{callers:>9}"
                 print(f"{what}{rate:>10.0f}{rate / baseline[connections]:>8.1f}  {text}", flush=True)
             calls, _ = audit(server.url)
             print(f"{calls} charges: counters and roll-ups equal the rows, to the unit")

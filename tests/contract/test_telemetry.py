@@ -1,11 +1,9 @@
 """Where the `OTEL_*` variables name a collector, a call's stages are spans of its caller's trace."""
 
 import secrets
-import time
-from collections.abc import Callable
 
 from tests.collector import Collector
-from tests.stack import Stack
+from tests.stack import Stack, wait_until
 
 METRICS = {
     "aiaas.calls",
@@ -14,13 +12,6 @@ METRICS = {
     "aiaas.charge.batch_size",
     "aiaas.queue.depth",
 }
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 15.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds()
 
 
 def test_a_call_is_one_trace_from_its_caller_through_the_gateway_to_the_engine(
@@ -32,7 +23,7 @@ def test_a_call_is_one_trace_from_its_caller_through_the_gateway_to_the_engine(
         answer = http.post("/v1/intents", json={"model": "retail-en", "text": "xylophone"}, headers=headers)
     assert answer.status_code == 200
     stages = {"call", "auth", "limits", "serve", "charge", "serve.intent"}
-    assert wait_until(lambda: {span.name for span in collector.spans(trace_id)} == stages)
+    assert wait_until(lambda: {span.name for span in collector.spans(trace_id)} == stages, 15)
     spans = {span.name: span for span in collector.spans(trace_id)}
     assert spans["call"].parent_span_id.hex() == caller_span
     for stage in ("auth", "limits", "serve", "charge"):

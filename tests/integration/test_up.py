@@ -4,24 +4,13 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.stack import AIAAS, Stack
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.1)
-    return False
+from tests.stack import AIAAS, Stack, wait_until
 
 
 def ask(stack: Stack) -> httpx.Response:
