@@ -24,7 +24,7 @@ from infra.logs import event
 
 _REFRESH_S: Final = 0.8
 _BELIEVED_S: Final = 1.2
-_SERVED_LATELY_S: Final = 30.0
+_SERVED_LATELY_NS: Final = 30 * 10**9
 _READ_TIMEOUT_S: Final = 2.0
 _MAX_TENANTS: Final = 10_000
 
@@ -56,7 +56,7 @@ class Headroom:
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._views: dict[str, _View] = {}
-        self._served: dict[str, float] = {}
+        self._served: dict[str, int] = {}  # when last, in monotonic nanoseconds
         self._in_flight: Counter[tuple[str, str | None, str]] = Counter()
         self._task: asyncio.Task[None] | None = None
 
@@ -122,7 +122,7 @@ class Headroom:
     def _serve(self, tenant_id: str) -> None:
         """Note who is served, the latest last, `_MAX_TENANTS` at most."""
         self._served.pop(tenant_id, None)
-        self._served[tenant_id] = time.monotonic()
+        self._served[tenant_id] = time.monotonic_ns()
         if len(self._served) > _MAX_TENANTS:
             del self._served[next(iter(self._served))]
 
@@ -145,7 +145,7 @@ class Headroom:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(store.CHANNEL)))
         while True:
             began_s = time.monotonic()
-            self._forget(began_s - _SERVED_LATELY_S)
+            self._forget(time.monotonic_ns() - _SERVED_LATELY_NS)
             if self._served:
                 with hang_up_after(connection, _READ_TIMEOUT_S):
                     rows = await store.read_rooms(connection, list(self._served))
@@ -153,8 +153,8 @@ class Headroom:
             async for _ in connection.notifies(timeout=_REFRESH_S, stop_after=1):
                 break
 
-    def _forget(self, before_s: float) -> None:
-        while self._served and next(iter(self._served.values())) < before_s:
+    def _forget(self, before_ns: int) -> None:
+        while self._served and next(iter(self._served.values())) < before_ns:
             del self._served[next(iter(self._served))]
 
 

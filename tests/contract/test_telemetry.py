@@ -35,7 +35,7 @@ def test_metrics_are_sent_and_nothing_sent_holds_a_key_or_a_text(stack: Stack, c
     with stack.http() as http:
         http.post("/v1/intents", json={"model": "retail-en", "text": "xylophone secret"})
         http.post("/v1/intents", json={"model": "xylophone", "text": "xylophone secret"})
-    assert wait_until(lambda: collector.metric_names() >= METRICS)
+    assert wait_until(lambda: collector.metric_names() >= METRICS, 15)
     sent = b"".join(body for bodies in collector.bodies.values() for body in bodies)
     assert b"xylophone" not in sent
     assert stack.key.encode() not in sent
