@@ -115,9 +115,7 @@ class ModelNotFoundError(DomainError):
 def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> Response[ErrorBody]:
     """The answer to a refusal that has a code of its own."""
     status, kind = STATUS_AND_TYPE[error.code]
-    event(
-        "gateway", logging.INFO, "call_refused", {"code": error.code, "path": request.scope["path_template"]}
-    )
+    event("gateway", logging.INFO, "call_refused", {"code": error.code, **_where(request)})
     headers: dict[str, str] = {}
     if isinstance(error, RetryLaterError):
         headers = {
@@ -142,9 +140,7 @@ def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
     """The answer to a defect: its type and place go to the log, nothing of it to the caller."""
-    event(
-        "gateway", logging.ERROR, "call_failed", {"path": request.scope.get("path_template", "")}, error=True
-    )
+    event("gateway", logging.ERROR, "call_failed", _where(request), error=True)
     message = "Something went wrong on our side; the call was not charged. Try again."
     body = ErrorBody(ErrorDetail(message, _SERVER, "internal_error", None))
     return Response(body, status_code=500)

@@ -83,6 +83,7 @@ def main() -> int:
     os.environ[_RUN_MARK] = random_token(16)
     prepare_ray_environment(settings, os.environ)
     _raise_on_signals()
+    _read_ahead()
     status = 1
     try:
         _serve(settings, report)

@@ -147,16 +147,3 @@ async def open_key_counters(connection: Connection, months: Sequence[tuple[str, 
         "SELECT billing.open_key_counters(%(tenant_ids)s::text[], %(labels)s::text[])",
         {"tenant_ids": [tenant_id for tenant_id, _ in months], "labels": [label for _, label in months]},
     )
-
-
-async def read_period(connection: Connection, tenant_id: str, label: str) -> Period | None:
-    """One open month of a tenant."""
-    async with connection.cursor(row_factory=class_row(Period)) as cursor:
-        await cursor.execute(
-            """
-            SELECT period AS label, starts_at, ends_at
-            FROM billing.period WHERE tenant_id = %(tenant_id)s AND period = %(label)s
-            """,
-            {"tenant_id": tenant_id, "label": label},
-        )
-        return await cursor.fetchone()
