@@ -18,7 +18,7 @@ import psycopg
 
 from billing.accounts import open_periods_of
 from billing.store import charges as store
-from billing.store import sessions
+from billing.store import retention, sessions
 from billing.store.charges import Entry, Outcome
 from infra.database import Connection, connect
 
@@ -179,7 +179,7 @@ async def charge_opening_months(
     try:
         outcomes = await store.charge(connection, session_id, in_flight, entries)
     except psycopg.errors.CheckViolation:
-        await store.make_partitions(connection)
+        await retention.make_partitions(connection)
         outcomes = await store.charge(connection, session_id, in_flight, entries)
     unopened = [place for place, outcome in enumerate(outcomes) if outcome.outcome == store.PERIOD_NOT_OPEN]
     if unopened:

@@ -1,7 +1,8 @@
 """Promise 2, on a live system: counters, roll-ups and keys' counters are the sums of the usage rows.
 
-Walks the months of all tenants in pages; each page is compared inside the database by one statement, a
-transaction of its own. A charge writes all that is compared in one transaction, so calls may go on.
+Walks the months of all tenants in pages, but for those whose usage rows were detached (`billing.retention`).
+Each page is compared inside the database by one statement, a transaction of its own. A charge writes all that
+is compared in one transaction, so calls may go on.
 """
 
 from typing import Final

@@ -63,6 +63,7 @@ class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         trace: the call's span, as W3C headers.
         timeout_s: how long the work may take.
         repeatable: what the request is known by, where it may be repeated.
+        units_ahead: the units that are certain before the work.
         serve: asks the engine; called once, or not at all when the answer was kept.
     """
 
@@ -71,6 +72,7 @@ class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     trace: Trace
     timeout_s: float
     repeatable: Repeatable | None
+    units_ahead: int
     serve: Callable[[], Awaitable[Served[T]]]
 
     @property
@@ -157,7 +159,7 @@ class Metered:
     async def _run(self, work: Work[T], answer: Callable[[Claimed], Awaitable[A]]) -> A:
         started = time.perf_counter()
         try:
-            with self._ledger.hold(work.caller.tenant_id, work.caller.key_id, work.meter):
+            with self._ledger.hold(work.caller.tenant_id, work.caller.key_id, work.meter, work.units_ahead):
                 answered = await self._run_claimed(work, answer)
         except Exception as error:
             outcome = error.code if isinstance(error, DomainError) else "internal_error"

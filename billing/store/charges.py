@@ -110,11 +110,6 @@ def uuid_array(ids: Collection[UUID]) -> str:
     return "{" + ",".join([one.hex for one in ids]) + "}"
 
 
-async def make_partitions(connection: Connection) -> None:
-    """Make the partitions of this month and of the next two, as far as they are missing."""
-    await connection.execute("SELECT billing.make_usage_partitions(now())")
-
-
 async def set_up_session(connection: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
     """Settings that the charge depends on, whatever the server's or the role's defaults are."""
     await connection.execute(

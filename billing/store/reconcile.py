@@ -44,7 +44,7 @@ class Difference(msgspec.Struct, frozen=True):
 async def read_months(
     connection: Connection, period: str | None, after: tuple[str, str], limit: int
 ) -> list[Month]:
-    """The next months after (tenant, month), in that order."""
+    """The next months after (tenant, month), in that order, but for those with rows that were detached."""
     async with connection.cursor(row_factory=class_row(Month)) as cursor:
         await cursor.execute(
             """
@@ -54,6 +54,9 @@ async def read_months(
             FROM billing.period month
             WHERE (tenant_id, period) > (%(after_tenant)s, %(after_period)s)
               AND (%(period)s::text IS NULL OR period = %(period)s)
+              AND starts_at >= (
+                  SELECT coalesce(max(ends_at), '-infinity') FROM billing.usage_partition
+                  WHERE detached_at IS NOT NULL)
             ORDER BY tenant_id, period LIMIT %(limit)s
             """,
             {"period": period, "after_tenant": after[0], "after_period": after[1], "limit": limit},

@@ -90,6 +90,7 @@ async def create_intent(request: AnyRequest) -> ASGIApp:
         trace=trace_of(request),
         timeout_s=services.settings.intent_timeout_s,
         repeatable=repeatable(caller, request, lambda: [_ENCODER.encode(body)]),
+        units_ahead=len(texts),
         serve=serve,
     )
     return await services.metered.run(work, render)

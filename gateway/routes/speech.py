@@ -73,6 +73,7 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
         trace=trace_of(request),
         timeout_s=services.settings.tts_timeout_s,
         repeatable=repeatable(caller, request, lambda: [msgspec.json.encode(body)]),
+        units_ahead=len(body.input),
         serve=serve,
     )
     return await services.metered.run_stream(work, MEDIA_TYPES[body.response_format])

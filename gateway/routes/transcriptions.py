@@ -113,6 +113,7 @@ async def create_transcription(request: AnyRequest) -> ASGIApp:
         trace=trace_of(request),
         timeout_s=services.settings.asr_timeout_s,
         repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
+        units_ahead=1,  # a sound that lasts; how long is known when it is decoded
         serve=serve,
     )
     return await services.metered.run(work, rendered)

@@ -90,6 +90,7 @@ DROP TABLE billing.usage_row_before;
 
 ALTER TABLE billing.period ADD COLUMN closed_at timestamptz;
 CREATE INDEX period_open ON billing.period (tenant_id, starts_at) WHERE closed_at IS NULL;
+CREATE INDEX period_ending ON billing.period (ends_at, tenant_id) WHERE closed_at IS NULL;
 
 
 -- Who charges, and which of its charged calls are not answered yet. A session is a connection that holds the

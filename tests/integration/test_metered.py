@@ -54,7 +54,9 @@ async def metered(ledger: Ledger, pool: Pool) -> AsyncIterator[Metered]:
 
 
 def work(caller: KeyRecord, product: Product, serve: Callable[[], Awaitable[Served[T]]]) -> Work[T]:
-    return Work(caller=caller, product=product, trace={}, timeout_s=5.0, repeatable=None, serve=serve)
+    return Work(
+        caller=caller, product=product, trace={}, timeout_s=5.0, repeatable=None, units_ahead=1, serve=serve
+    )
 
 
 def as_text(served: Served[str], _: UUID) -> Rendered:
