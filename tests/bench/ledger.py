@@ -96,7 +96,9 @@ async def _ledger(database_url: str, tenants: list[str], callers: int, seconds: 
 
         async def call(number: int) -> None:
             while (before := time.monotonic()) - began < seconds:
-                await opened.charge(_charge(tenants, number, datetime.now(UTC)))
+                charge = _charge(tenants, number, datetime.now(UTC))
+                await opened.charge(charge)
+                opened.answered(charge.call_id)
                 waits_s.append(time.monotonic() - before)
                 number += callers
 

@@ -84,7 +84,8 @@ async def test_charges_race_with_the_closing_and_each_is_counted_on_one_side(
 
     async def call(ledger: Ledger, number: int) -> None:
         for _ in range(40):
-            periods.append((await ledger.charge(charge(tenant_ids[number % 3]))).period)
+            charged = await ledger.charge(charge(tenant_ids[number % 3]))
+            periods.append(charged.period)
 
     async with open_ledger(database_url) as first, open_ledger(database_url) as second:
         callers = [asyncio.create_task(call((first, second)[n % 2], n)) for n in range(24)]

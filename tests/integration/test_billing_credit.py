@@ -101,11 +101,14 @@ async def test_a_worker_refuses_before_the_work_when_the_credit_is_used_up(
     tenant_id = await add_account(pool, now=datetime.now(UTC))
     await grant_credit(pool, tenant_id, A_CALL - 1)
     async with open_ledger(database_url) as ledger:
+
+        async def work_on() -> None:
+            while True:
+                with ledger.hold(tenant_id, "key_1", INTENT_CALLS):
+                    await asyncio.sleep(0.05)
+
         with pytest.raises(CapReachedError, match="prepaid credit"):
-            async with asyncio.timeout(5):
-                while True:
-                    with ledger.hold(tenant_id, "key_1", INTENT_CALLS):
-                        await asyncio.sleep(0.05)
+            await asyncio.wait_for(work_on(), 5)
 
 
 async def test_what_is_no_credit_is_refused(pool: Pool) -> None:

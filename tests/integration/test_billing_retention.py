@@ -1,6 +1,7 @@
 """Usage rows are partitioned by time; an id is unique over all partitions, and stays so when one goes."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from uuid import UUID
 
 import msgspec
@@ -46,7 +47,7 @@ async def test_months_ahead_have_partitions_and_making_them_again_changes_nothin
     await make_partitions(pool)
     assert await partitions(pool) == before
     assert before[-1].ends_at > NOW + timedelta(days=59)
-    assert all(one.ends_at == later.begins_at for one, later in zip(before, before[1:], strict=False))
+    assert all(one.ends_at == later.begins_at for one, later in pairwise(before))
 
 
 async def test_a_call_goes_to_the_partition_of_its_id(database_url: str, pool: Pool) -> None:
