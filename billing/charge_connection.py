@@ -20,9 +20,11 @@ from billing.accounts import open_periods_of
 from billing.store import charges as store
 from billing.store import retention, sessions
 from billing.store.charges import Entry, Outcome
-from infra.database import Connection, connect
+from infra.database import Connection, connect, hang_up_after
 
 _STATEMENT_TIMEOUT_MS: Final = 10_000
+_ANSWER_TIMEOUT_S: Final = 15.0  # for a server that is frozen, and so cannot keep its own time-out
+_CLOSE_TIMEOUT_S: Final = 5.0
 _SESSION_ID_BITS: Final = 62
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -93,19 +95,22 @@ class ChargeConnection:
     async def charge(self, entries: Sequence[Entry]) -> list[Outcome] | Failure:
         """Write a batch in one transaction, opening months and partitions that are not open yet.
 
-        Its charges are in flight from now on: `land` those that were not charged.
+        Its charges are in flight from now on, unless it fails and is not written: `land` those that were not
+        charged, and those that were taken back.
         """
-        self._in_flight.update(entry.call_id for entry in entries if entry.voided_from is None)
+        new = {entry.call_id for entry in entries if entry.voided_from is None} - self._in_flight
+        self._in_flight |= new
         self._changes += 1
         changes = self._changes
         try:
             connection = await self._opened()
-            voided = {entry.call_id for entry in entries if entry.voided_from is not None}
-            in_flight = self._in_flight - voided if voided else self._in_flight
-            outcomes = await charge_opening_months(connection, self.session_id, in_flight, entries)
+            with hang_up_after(connection, _ANSWER_TIMEOUT_S):
+                outcomes = await charge_opening_months(connection, self.session_id, self._in_flight, entries)
         except Exception as error:  # also a value that cannot be encoded: it must not fail its mates
-            return await self._failed(error)
-        self._in_flight -= voided
+            failure = await self._failed(error)
+            if failure is not Failure.AWAY:
+                self.land(new)
+            return failure
         self._recorded_changes = changes
         return outcomes
 
@@ -114,7 +119,8 @@ class ChargeConnection:
         changes = self._changes
         try:
             connection = await self._opened()
-            await sessions.record_in_flight(connection, self.session_id, self._in_flight)
+            with hang_up_after(connection, _ANSWER_TIMEOUT_S):
+                await sessions.record_in_flight(connection, self.session_id, self._in_flight)
         except psycopg.Error as error:
             return await self._failed(error)
         self._recorded_changes = changes
@@ -122,9 +128,12 @@ class ChargeConnection:
 
     async def close(self) -> None:
         """Hang up. A session with nothing in flight is forgotten; another one is left to whoever finds it."""
-        if self._connection is not None and not self._in_flight:
-            with suppress(psycopg.Error, OSError):
-                await sessions.delete_session(self._connection, self.session_id)
+        if self._connection is not None:
+            with suppress(psycopg.Error, OSError), hang_up_after(self._connection, _CLOSE_TIMEOUT_S):
+                if self._in_flight:
+                    await sessions.record_in_flight(self._connection, self.session_id, self._in_flight)
+                else:
+                    await sessions.delete_session(self._connection, self.session_id)
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -137,8 +146,9 @@ class ChargeConnection:
         if self._connection is None:
             connection = await connect(self._database_url, self._application_name)
             try:
-                await store.set_up_session(connection, self._lock_timeout_ms, _STATEMENT_TIMEOUT_MS)
-                await sessions.open_session(connection, self.session_id, self._in_flight)
+                with hang_up_after(connection, _ANSWER_TIMEOUT_S):
+                    await store.set_up_session(connection, self._lock_timeout_ms, _STATEMENT_TIMEOUT_MS)
+                    await sessions.open_session(connection, self.session_id, self._in_flight)
             except psycopg.errors.LockNotAvailable as error:
                 await connection.close()
                 raise psycopg.OperationalError("the connection before is not gone yet") from error

@@ -121,7 +121,8 @@ class Ledger:
         Args:
             keep: the answer, kept in the same transaction for repeats of the request.
             is_known: the id comes from an earlier request: another worker may have charged it.
-            is_answered_elsewhere: it has charged it; the charge stands even when this caller goes away.
+            is_answered_elsewhere: it has charged it: the charge stands even when this caller goes away, if
+                that request is not in flight any more.
 
         Raises:
             InvalidValueError: the charge's meter, units or moment cannot be charged.
@@ -139,7 +140,8 @@ class Ledger:
         try:
             async with asyncio.timeout(self._charge_timeout_s):
                 charged = await waiting.answer
-            self._headroom.note_charged(charge)
+            if not charged.is_repeat:
+                self._headroom.note_charged(charge)
             return charged
         except CapReachedError as error:
             self._headroom.note_refused(charge, error.cap)
@@ -240,14 +242,26 @@ class Ledger:
         self, entry: Entry, reason: str = "caller_left", units: int | None = None
     ) -> list[Waiting]:
         """Queue the void of a call with each session that may have charged it; one of them will have."""
-        self._telemetry.count_voids(reason, 1)
         queued = list[Waiting]()
         for pump in (self._pump, self._side_pump):
             if pump is not None and pump.connection.is_in_flight(entry.call_id):
-                void = _void(entry, pump.connection.session_id, units)
-                queued.append(Waiting(void, asyncio.get_running_loop().create_future(), False))
-                pump.add(queued[-1])
+                queued.append(self._queue_void(pump, entry, units))
+        if queued:
+            self._telemetry.count_voids(reason, 1)
         return queued
+
+    def _queue_void(self, pump: Pump, entry: Entry, units: int | None) -> Waiting:
+        """Have a call taken back from a pump's session; it is in flight of it until that is done."""
+        answer = asyncio.get_running_loop().create_future()
+
+        def settled(_: asyncio.Future[Charged]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                pump.connection.land((entry.call_id,))
+
+        answer.add_done_callback(settled)
+        void = Waiting(_void(entry, pump.connection.session_id, units), answer, False)
+        pump.add(void)
+        return void
 
     def _new_pump(self, connection: ChargeConnection, on_locked: Callable[[list[Waiting]], None]) -> Pump:
         return Pump(connection, self._batch_limit, self._telemetry, on_locked, self._take_back)

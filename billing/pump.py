@@ -26,15 +26,16 @@ _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _RECORD_AFTER_S: Final = 0.05  # how long an idle pump leaves answered calls on record as in flight
 _REJECTED: Final = "The ledger refuses this charge. Tell the operator the call's id."
-_WRITTEN: Final = (store.CHARGED, store.ALREADY_CHARGED)
+_WRITTEN: Final = (store.CHARGED, store.ALREADY_CHARGED, store.TAKEN_OVER)
 
 
 class Waiting:
     """An entry and the caller who waits for it. A caller that went away has a future that is done.
 
     Attributes:
-        is_answered_elsewhere: an earlier request made this charge: it stands when this caller goes away.
-        is_uncertain: it was sent over a connection that broke.
+        is_answered_elsewhere: an earlier request made this charge: it stands when this caller goes away, if
+            the earlier one is not in flight any more.
+        is_uncertain: it was sent over a connection that broke, and may be written.
     """
 
     __slots__ = ("answer", "entry", "is_answered_elsewhere", "is_uncertain")
@@ -127,6 +128,7 @@ class Pump:
                 event("ledger", logging.ERROR, "charge_failed", {"calls": len(self._in_hand)}, error=True)
                 for one in self._in_hand:
                     one.refuse(LedgerUnavailableError("The charge could not be made. Try again."))
+            self._give_up(self._in_hand)
             self._in_hand = []
 
     async def _idle(self) -> None:
@@ -162,14 +164,12 @@ class Pump:
             return
         parts = _by_tenant(batch)
         if len(parts) == 1 and failure is Failure.LOCKED:
-            self.connection.land(one.entry.call_id for one in batch if not one.is_uncertain)
             self._on_locked(batch)
             return
         if len(parts) == 1:
             parts = [[one] for one in batch]
         if len(parts) == 1:
             event("ledger", logging.ERROR, "charge_rejected", {"call_id": str(batch[0].entry.call_id)})
-            self.connection.land([batch[0].entry.call_id])
             batch[0].refuse(ChargeRejectedError(_REJECTED))
             return
         for part in parts:
@@ -189,7 +189,6 @@ class Pump:
                 for one in wanted:
                     one.is_uncertain = True
                 await asyncio.sleep(pause_s)
-                self._give_up(batch)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             elif result is Failure.UNDONE and undone < _RETRIES_WHEN_UNDONE:
                 undone += 1
@@ -198,26 +197,23 @@ class Pump:
         return None
 
     def _give_up(self, batch: list[Waiting]) -> None:
-        """Take back what was sent over a connection that broke, where nobody waits to hear of it."""
+        """Take back what may be written, where nobody waits to hear of it any more."""
         for one in batch:
             if one.is_uncertain and one.answer.done() and not one.is_void:
                 one.is_uncertain = False
                 self._take_back(one.entry)
 
     def _settle(self, batch: list[Waiting], outcomes: list[Outcome]) -> None:
-        self.connection.land(
-            one.entry.call_id
-            for one, outcome in zip(batch, outcomes, strict=True)
-            if outcome.outcome not in _WRITTEN
-        )
         for one, outcome in zip(batch, outcomes, strict=True):
             has_left = one.answer.done()
+            is_sure, one.is_uncertain = not one.is_uncertain, False
             one.settle(outcome)
-            if not has_left or outcome.outcome not in _WRITTEN:
+            if one.is_void:
                 continue
-            if one.is_answered_elsewhere:
+            is_anothers = is_sure and one.is_answered_elsewhere and outcome.outcome == store.ALREADY_CHARGED
+            if outcome.outcome not in _WRITTEN or is_anothers:
                 self.connection.land([one.entry.call_id])
-            else:
+            elif has_left:
                 self._take_back(one.entry)
 
 

@@ -12,6 +12,7 @@ from infra.database import Connection
 
 CHARGED: Final = "charged"
 ALREADY_CHARGED: Final = "already_charged"
+TAKEN_OVER: Final = "taken_over"
 CALL_ID_REUSED: Final = "call_id_reused"
 OVER_CAP: Final = "over_cap"
 PERIOD_NOT_OPEN: Final = "period_not_open"
@@ -31,7 +32,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         voided_from: takes the call back, in flight of this charging session; `units` are negative then.
-        maybe_elsewhere: the id is an earlier request's: the call may be in flight of another session.
+        maybe_elsewhere: the id is an earlier request's: the call may be in flight already.
         claim, media_type, body: the answer to keep for repeats of the request.
     """
 

@@ -91,8 +91,8 @@ async def mark_missing(connection: Connection, session_id: int) -> None:
 
 
 async def read_voids(connection: Connection, session_id: int, call_ids: Collection[UUID]) -> list[Entry]:
-    """The entries that take these calls of a session back, as far as they are charged; of a live session's
-    slices, the last."""
+    """The entries that take these calls of a session back, as far as they are charged and still its own; of a
+    live session's slices, the last."""
     async with connection.cursor(row_factory=class_row(Entry)) as cursor:
         await cursor.execute(
             """
@@ -104,7 +104,7 @@ async def read_voids(connection: Connection, session_id: int, call_ids: Collecti
                 SELECT * FROM billing.usage_row usage WHERE usage.call_id = flying.call_id
                 ORDER BY usage.slice DESC, usage.entry DESC LIMIT 1
             ) AS latest
-            WHERE latest.entry %% 2 = 0
+            WHERE latest.entry %% 2 = 0 AND latest.session_id = %(id)s
             """,
             {"id": session_id, "call_ids": uuid_array(call_ids)},
         )

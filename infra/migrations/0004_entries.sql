@@ -32,6 +32,7 @@ CREATE TABLE billing.usage_row (
     model        text NOT NULL,
     engine       text NOT NULL,
     is_late      boolean NOT NULL,  -- its own month was closed: it counts in the one that was open
+    session_id   bigint,  -- the charging session that wrote it, or that took it over: who may take it back
     PRIMARY KEY (call_id, slice, entry),
     CHECK (CASE WHEN entry % 2 = 0 THEN units >= 0 AND calls IN (0, 1) ELSE units <= 0 AND calls IN (-1, 0) END)
 ) PARTITION BY RANGE (call_id);
@@ -95,7 +96,8 @@ CREATE INDEX period_ending ON billing.period (ends_at, tenant_id) WHERE closed_a
 
 -- Who charges, and which of its charged calls are not answered yet. A session is a connection that holds the
 -- advisory lock of its id: while the lock is held, its transactions may still commit; when it can be taken,
--- none will any more. A call is voided by the right of being in flight, and by nothing else.
+-- none will any more. A call is voided for the session that its row names, by the right of being in flight
+-- of it, and by nothing else: what a session says of calls that another one charged since counts for nothing.
 
 CREATE TABLE billing.charging_session (
     session_id    bigint PRIMARY KEY,
@@ -174,11 +176,12 @@ CREATE FUNCTION billing.note_requests(requests json, session bigint, keep interv
 LANGUAGE sql AS $$
     INSERT INTO billing.idempotent_request AS request (claim, fingerprint, call_id, occurred_at, holder,
                                                        lease_ends_at, expires_at)
-    SELECT DISTINCT ON (claim) decode(claim, 'base64'), decode(fingerprint, 'base64'), call_id, occurred_at,
+    SELECT DISTINCT ON (named.claim) named.claim, decode(fingerprint, 'base64'), call_id, occurred_at,
            session, now() + make_interval(secs => lease_s), now() + keep
     FROM json_to_recordset(requests)
          AS given (claim text, fingerprint text, call_id uuid, occurred_at timestamptz, lease_s float)
-    ORDER BY claim, occurred_at DESC
+    CROSS JOIN LATERAL (SELECT decode(given.claim, 'base64')) AS named (claim)
+    ORDER BY named.claim, occurred_at DESC  -- the order in which all who lock several requests take them
     ON CONFLICT (claim) DO UPDATE
     SET fingerprint = excluded.fingerprint, call_id = excluded.call_id, occurred_at = excluded.occurred_at,
         holder = excluded.holder, lease_ends_at = excluded.lease_ends_at, expires_at = excluded.expires_at,
@@ -375,12 +378,13 @@ $$;
 -- Charges a batch of calls, and takes calls back, in one transaction. A call is an object of the array `calls`:
 --   call_id, slice, tenant_id, key_id, meter, units, model, engine, occurred_at
 --   voided_from              takes the call back: the session that it is in flight of; `units` are negative
---   maybe_elsewhere          the id is an earlier request's: the call may be in flight of another session
+--   maybe_elsewhere          the id is an earlier request's: the call may be in flight already
 --   claim, media_type, body  the answer to keep for repeats of the request (base64)
 --
 -- Answers one row a call, in the order given:
 --   charged          the row was written now
 --   already_charged  the same call was there: it is counted once, and no cap concerns it again
+--   taken_over       as already_charged, but nobody has answered it yet: that is this session's to do now
 --   call_id_reused   another call was there under this id: nothing is written
 --   over_cap         the call would pass the cap named in `cap`: nothing is written
 --   period_not_open  the month, or a capped key, has no counters yet: nothing is written; open and send again
@@ -394,12 +398,13 @@ $$;
 -- The order of the steps is what keeps it exact. The counter rows of the batch are locked first, in one
 -- order for everyone, so two batches cannot deadlock: those of the calls' meters, and of a tenant with a
 -- cap all meters of the month, since a cap in money is compared with their sum; then tenants' credits, the
--- requests that calls answer, and sessions. What they hold is read by the statements after, whose snapshots
--- (READ COMMITTED) are taken when the locks are held: read in the same statement, it would be from before the
--- wait. A tenant's usage, roll-up and counters of one meter change under that counter's lock only; caps are
--- set and months closed under the locks of all the tenant's counters. A tenant that got its first cap during
--- the wait is not locked as it must be, and a month that closed does not take the call: the batch is undone
--- and sent again. A unique violation (one id under two counters at once, or twice in a batch) undoes the batch.
+-- requests that calls answer, and the session itself. What they hold is read by the statements after, whose
+-- snapshots (READ COMMITTED) are taken when the locks are held: read in the same statement, it would be from
+-- before the wait. A tenant's usage, roll-up and counters of one meter change under that counter's lock only,
+-- and so does the session that a row names; caps are set and months closed under the locks of all the tenant's
+-- counters. A tenant that got its first cap during the wait is not locked as it must be, and a month that
+-- closed does not take the call: the batch is undone and sent again. A unique violation (one id under two
+-- counters at once, or twice in a batch) undoes the batch.
 --
 -- The calls of a capped tenant are taken together where they fit; if not, they are decided one by one, in
 -- the batch's order, so that a smaller call may fit where a larger one before it did not.
@@ -440,6 +445,7 @@ DECLARE
     month      record;
     month_hits text[];
     voidable   uuid[];
+    taken      uuid[];
 BEGIN
     SELECT array_agg(call_id), array_agg(slice), array_agg(tenant_id), array_agg(key_id), array_agg(meter),
            array_agg(units), array_agg(model), array_agg(engine), array_agg(occurred_at),
@@ -504,17 +510,20 @@ BEGIN
         PERFORM FROM billing.idempotent_request request WHERE request.claim = ANY(claims)
         ORDER BY request.claim FOR UPDATE;
     END IF;
-    IF elsewhere IS NOT NULL OR array_remove(voiders, NULL) <> '{}' THEN
-        PERFORM FROM billing.charging_session flying
-        WHERE flying.session_id = session OR flying.session_id = ANY(voiders) OR flying.in_flight && elsewhere
-        ORDER BY flying.session_id FOR UPDATE;
+    IF array_remove(voiders, NULL) <> '{}' THEN
         voidable := ARRAY(
             SELECT unnest(flying.in_flight) FROM billing.charging_session flying
             WHERE flying.session_id = ANY(voiders));
-        UPDATE billing.charging_session flying
-        SET in_flight = ARRAY(
-            SELECT one FROM unnest(flying.in_flight) AS one WHERE one <> ALL(elsewhere))
-        WHERE flying.session_id IS DISTINCT FROM session AND flying.in_flight && elsewhere;
+    END IF;
+    IF elsewhere IS NOT NULL THEN
+        WITH moved AS (
+            UPDATE billing.usage_row usage SET session_id = session
+            FROM unnest(elsewhere) AS known (call_id), billing.charging_session flying
+            WHERE usage.call_id = known.call_id AND flying.session_id = usage.session_id
+              AND usage.call_id = ANY(flying.in_flight)
+            RETURNING usage.call_id
+        )
+        SELECT array_agg(moved.call_id) INTO taken FROM moved;
     END IF;
     IF session IS NOT NULL THEN
         UPDATE billing.charging_session flying SET in_flight = charge.in_flight
@@ -557,12 +566,16 @@ BEGIN
                CASE
                    WHEN given.voided_from IS NOT NULL THEN CASE
                        WHEN earlier.entry % 2 <> 0 OR given.call_id = ANY(voidable) IS NOT TRUE
-                           OR -given.units > earlier.units OR earlier.call_id IS NULL THEN 'not_in_flight'
+                           OR earlier.session_id IS DISTINCT FROM given.voided_from
+                           OR -given.units > earlier.units THEN 'not_in_flight'
                        WHEN given.period IS NULL THEN 'period_not_open'
                        ELSE 'voided'
                    END
                    WHEN earlier.entry % 2 = 0 AND (earlier.tenant_id, earlier.meter, earlier.units)
-                       = (given.tenant_id, given.meter, given.units) THEN 'already_charged'
+                       = (given.tenant_id, given.meter, given.units) THEN CASE
+                       WHEN given.call_id = ANY(taken) THEN 'taken_over'
+                       ELSE 'already_charged'
+                   END
                    WHEN earlier.entry % 2 = 0 THEN 'call_id_reused'
                    WHEN given.cap = 'uncounted' THEN 'period_not_open'
                    WHEN given.cap IS NOT NULL THEN 'over_cap'
@@ -593,9 +606,9 @@ BEGIN
            AND counter.meter = decided.meter
     ), written AS (
         INSERT INTO billing.usage_row (call_id, slice, entry, calls, units, units_before, occurred_at, tenant_id,
-                                       key_id, period, meter, model, engine, is_late)
+                                       key_id, period, meter, model, engine, is_late, session_id)
         SELECT call_id, slice, entry, calls, units, units_before, moment, tenant_id,
-               key_id, period, meter, model, engine, is_late
+               key_id, period, meter, model, engine, is_late, session
         FROM placed WHERE is_new
     ), counted AS (
         UPDATE billing.period_counter counter
@@ -617,7 +630,7 @@ BEGIN
         SET media_type = placed.media_type, body = placed.body
         FROM placed
         WHERE request.claim = placed.claim AND request.call_id = placed.call_id
-          AND placed.outcome IN ('charged', 'already_charged')
+          AND placed.outcome IN ('charged', 'already_charged', 'taken_over')
     ), counted_by_key AS (
         UPDATE billing.key_counter counter
         SET units = counter.units + added.units, rated = counter.rated + added.rated
