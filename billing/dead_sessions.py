@@ -68,11 +68,20 @@ class DeadSessions:
                         await asyncio.sleep(_LOOK_EVERY_S)
             except (Error, OSError):
                 event("dead_sessions", logging.WARNING, "database_away", {})
-                await asyncio.sleep(_LOOK_EVERY_S)
+            except Exception:
+                event("dead_sessions", logging.ERROR, "look_failed", {}, error=True)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _look(self, connection: Connection) -> None:
         for session_id in await sessions.read_session_ids(connection, self._own):
-            voided = await void_if_dead(connection, session_id, self._grace_s)
+            try:
+                voided = await void_if_dead(connection, session_id, self._grace_s)
+            except Error as error:
+                if connection.closed:
+                    raise
+                # A tenant of that session is locked, or the like: the next look tries again.
+                event("dead_sessions", logging.WARNING, "not_voided", {"sqlstate": error.sqlstate})
+                continue
             if voided:
                 self._telemetry.count_voids("worker_died", voided)
                 event("dead_sessions", logging.WARNING, "calls_voided", {"calls": voided})
