@@ -132,17 +132,21 @@ class IdempotentRequests:
         deadline_s = asyncio.get_running_loop().time() + wait_s
         pause_s = _FIRST_PAUSE_S
         while True:
-            async with borrow(self._pool) as connection:
-                row = await store.claim_request(
-                    connection,
-                    claim=identity.claim,
-                    fingerprint=identity.fingerprint,
-                    call_id=fresh,
-                    occurred_at=occurred_at,
-                    session_id=self._session_id,
-                    lease_s=lease_s,
-                    keep_s=identity.kept_s,
-                )
+            try:
+                async with borrow(self._pool) as connection:
+                    row = await store.claim_request(
+                        connection,
+                        claim=identity.claim,
+                        fingerprint=identity.fingerprint,
+                        call_id=fresh,
+                        occurred_at=occurred_at,
+                        session_id=self._session_id,
+                        lease_s=lease_s,
+                        keep_s=identity.kept_s,
+                    )
+            except UnavailableError:
+                self.release(identity, fresh)  # it may have been claimed all the same
+                raise
             if row.outcome == store.MISMATCH:
                 raise IdempotencyKeyReusedError(
                     "This Idempotency-Key was used for another request. Use a new key for a new request.",
