@@ -35,8 +35,12 @@ class Answer:
         """Send it. A caller that hung up meanwhile has had its answer."""
         headers = self._headers()
         headers.append((b"content-length", str(len(self.body)).encode()))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        except Exception:
+            await self._ledger.void(self.charge)
+            raise
         self._ledger.answered(self.charge.call_id)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ kept takes the work's place, and what was charged before is not charged again.
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -159,8 +159,7 @@ class Metered:
     async def _run(self, work: Work[T], answer: Callable[[Claimed], Awaitable[A]]) -> A:
         started = time.perf_counter()
         try:
-            with self._ledger.hold(work.caller.tenant_id, work.caller.key_id, work.meter, work.units_ahead):
-                answered = await self._run_claimed(work, answer)
+            answered = await self._run_claimed(work, answer)
         except Exception as error:
             outcome = error.code if isinstance(error, DomainError) else "internal_error"
             self._telemetry.count_call(work.product, outcome, time.perf_counter() - started)
@@ -172,7 +171,12 @@ class Metered:
         """Run it under its request's call id; a run that fails leaves the request to the next repeat."""
         claimed = await self._claim(work)
         try:
-            return await answer(claimed)
+            with self._room(work, claimed):
+                if work.repeatable is not None and work.repeatable.kind == "first":
+                    self._requests.note(
+                        work.repeatable.identity, claimed.call_id, claimed.occurred_at, work.lease_s
+                    )
+                return await answer(claimed)
         except BaseException:
             if work.repeatable is not None:
                 self._requests.release(work.repeatable.identity, claimed.call_id)
@@ -183,10 +187,13 @@ class Metered:
             return await self._requests.claim(
                 work.repeatable.identity, lease_s=work.lease_s, wait_s=work.timeout_s
             )
-        fresh = Claimed(uuid7(), datetime.now(UTC), False, None, None)
-        if work.repeatable is not None:
-            self._requests.note(work.repeatable.identity, fresh.call_id, fresh.occurred_at, work.lease_s)
-        return fresh
+        return Claimed(uuid7(), datetime.now(UTC), False, None, None)
+
+    def _room(self, work: Work[T], claimed: Claimed) -> AbstractContextManager[None]:
+        """Room under the caps while the call runs; a call that was charged has it."""
+        if claimed.charged is not None:
+            return nullcontext()
+        return self._ledger.hold(work.caller.tenant_id, work.caller.key_id, work.meter, work.units_ahead)
 
     async def _charge(
         self, work: Work[T], claimed: Claimed, served: Served[T] | Served[None], rendered: Rendered | None
