@@ -7,6 +7,7 @@ predecessor's backend holds until it is gone: what was sent over that one has co
 """
 
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from infra.database import Connection, connect, hang_up_after
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _ANSWER_TIMEOUT_S: Final = 15.0  # for a server that is frozen, and so cannot keep its own time-out
 _CLOSE_TIMEOUT_S: Final = 5.0
+_RECORD_EVERY_S: Final = 2.0  # while calls are in flight; well below the time that a dead session is given
 _SESSION_ID_BITS: Final = 62
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -62,6 +64,7 @@ class ChargeConnection:
         self._in_flight: set[UUID] = set()
         self._changes = 0  # of what is in flight
         self._recorded_changes = 0
+        self._recorded_at_s = 0.0
         self.session_id = secrets.randbits(_SESSION_ID_BITS)
 
     async def open(self) -> None:
@@ -89,8 +92,13 @@ class ChargeConnection:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the database knows what is in flight."""
-        return self._changes == self._recorded_changes
+        """Whether the database knows what is in flight, and has lately been there to know it.
+
+        A session whose connection broke while its worker had nothing to charge is taken for dead otherwise.
+        """
+        if self._changes != self._recorded_changes:
+            return False
+        return not self._in_flight or time.monotonic() - self._recorded_at_s < _RECORD_EVERY_S
 
     async def charge(self, entries: Sequence[Entry]) -> list[Outcome] | Failure:
         """Write a batch in one transaction, opening months and partitions that are not open yet.
@@ -111,7 +119,7 @@ class ChargeConnection:
             if failure is not Failure.AWAY:
                 self.land(new)
             return failure
-        self._recorded_changes = changes
+        self._recorded(changes)
         return outcomes
 
     async def record(self) -> Failure | None:
@@ -123,7 +131,7 @@ class ChargeConnection:
                 await sessions.record_in_flight(connection, self.session_id, self._in_flight)
         except psycopg.Error as error:
             return await self._failed(error)
-        self._recorded_changes = changes
+        self._recorded(changes)
         return None
 
     async def close(self) -> None:
@@ -135,6 +143,10 @@ class ChargeConnection:
                 else:
                     await sessions.delete_session(self._connection, self.session_id)
         await self._hang_up()
+
+    def _recorded(self, changes: int) -> None:
+        self._recorded_changes = changes
+        self._recorded_at_s = time.monotonic()
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -22,7 +22,7 @@ from infra.database import Connection, connect, hang_up_after
 from infra.logs import event
 from infra.telemetry import Telemetry
 
-_LOOK_EVERY_S: Final = 4.0
+_LOOKS_PER_GRACE: Final = 2.5
 _LOCK_TIMEOUT_MS: Final = 1000
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _LOOK_TIMEOUT_S: Final = 30.0
@@ -43,6 +43,7 @@ class DeadSessions:
         self._own = own
         self._telemetry = telemetry
         self._grace_s = grace_s
+        self._look_every_s = grace_s / _LOOKS_PER_GRACE
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -65,12 +66,12 @@ class DeadSessions:
                     while True:
                         with hang_up_after(connection, _LOOK_TIMEOUT_S):
                             await self._look(connection)
-                        await asyncio.sleep(_LOOK_EVERY_S)
+                        await asyncio.sleep(self._look_every_s)
             except (Error, OSError):
                 event("dead_sessions", logging.WARNING, "database_away", {})
             except Exception:
                 event("dead_sessions", logging.ERROR, "look_failed", {}, error=True)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
     async def _look(self, connection: Connection) -> None:
         for session_id in await sessions.read_session_ids(connection, self._own):

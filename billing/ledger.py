@@ -107,12 +107,7 @@ class Ledger:
         return self._connection.session_id
 
     async def charge(
-        self,
-        charge: Charge,
-        keep: KeptAnswer | None = None,
-        *,
-        is_known: bool = False,
-        is_answered_elsewhere: bool = False,
+        self, charge: Charge, keep: KeptAnswer | None = None, *, is_known: bool = False
     ) -> Charged:
         """Charge one call; returns when its row is committed. Sent again with the same id, it counts once.
 
@@ -120,9 +115,8 @@ class Ledger:
 
         Args:
             keep: the answer, kept in the same transaction for repeats of the request.
-            is_known: the id comes from an earlier request: another worker may have charged it.
-            is_answered_elsewhere: it has charged it: the charge stands even when this caller goes away, if
-                that request is not in flight any more.
+            is_known: the id comes from an earlier request. Where another worker has charged it and not
+                answered it yet, the call is this one's now; where it is answered, the charge stands.
 
         Raises:
             InvalidValueError: the charge's meter, units or moment cannot be charged.
@@ -135,7 +129,7 @@ class Ledger:
         """
         check_charge(charge)
         entry = entry_of(charge, keep, is_known)
-        waiting = Waiting(entry, asyncio.get_running_loop().create_future(), is_answered_elsewhere)
+        waiting = Waiting(entry, asyncio.get_running_loop().create_future())
         self._add(waiting)
         try:
             async with asyncio.timeout(self._charge_timeout_s):
@@ -259,7 +253,7 @@ class Ledger:
                 pump.connection.land((entry.call_id,))
 
         answer.add_done_callback(settled)
-        void = Waiting(_void(entry, pump.connection.session_id, units), answer, False)
+        void = Waiting(_void(entry, pump.connection.session_id, units), answer)
         pump.add(void)
         return void
 

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
 
 from billing.charge_connection import ChargeConnection, Failure
 from billing.charges import (
@@ -26,24 +27,22 @@ _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _RECORD_AFTER_S: Final = 0.05  # how long an idle pump leaves answered calls on record as in flight
 _REJECTED: Final = "The ledger refuses this charge. Tell the operator the call's id."
-_WRITTEN: Final = (store.CHARGED, store.ALREADY_CHARGED, store.TAKEN_OVER)
+_OURS: Final = (store.CHARGED, store.TAKEN_OVER)
+_WRITTEN: Final = (*_OURS, store.ALREADY_CHARGED)
 
 
 class Waiting:
     """An entry and the caller who waits for it. A caller that went away has a future that is done.
 
     Attributes:
-        is_answered_elsewhere: an earlier request made this charge: it stands when this caller goes away, if
-            the earlier one is not in flight any more.
         is_uncertain: it was sent over a connection that broke, and may be written.
     """
 
-    __slots__ = ("answer", "entry", "is_answered_elsewhere", "is_uncertain")
+    __slots__ = ("answer", "entry", "is_uncertain")
 
-    def __init__(self, entry: Entry, answer: asyncio.Future[Charged], is_answered_elsewhere: bool) -> None:
+    def __init__(self, entry: Entry, answer: asyncio.Future[Charged]) -> None:
         self.entry = entry
         self.answer = answer
-        self.is_answered_elsewhere = is_answered_elsewhere
         self.is_uncertain = False
 
     @property
@@ -179,10 +178,12 @@ class Pump:
         """Write a batch in one transaction; sent again while the server is away and somebody waits."""
         undone, pause_s = 0, _FIRST_PAUSE_S
         while wanted := [one for one in batch if not one.answer.done()]:
+            calls = [one.entry.call_id for one in wanted]
+            held = {call_id for call_id in calls if self.connection.is_in_flight(call_id)}
             result = await self.connection.charge([one.entry for one in wanted])
             if not isinstance(result, Failure):
                 self._telemetry.count_charge_batch(len(wanted))
-                self._settle(wanted, result)
+                self._settle(wanted, result, held)
                 return None
             if result is Failure.AWAY:
                 event("ledger", logging.WARNING, "database_away", {"calls": len(wanted)})
@@ -203,18 +204,24 @@ class Pump:
                 one.is_uncertain = False
                 self._take_back(one.entry)
 
-    def _settle(self, batch: list[Waiting], outcomes: list[Outcome]) -> None:
+    def _settle(self, batch: list[Waiting], outcomes: list[Outcome], held: set[UUID]) -> None:
+        """Tell the callers. What is charged and has no caller any more is taken back.
+
+        Args:
+            held: calls that were in flight before this batch: of an earlier request, or uncertain.
+        """
         for one, outcome in zip(batch, outcomes, strict=True):
             has_left = one.answer.done()
-            is_sure, one.is_uncertain = not one.is_uncertain, False
+            was_uncertain, one.is_uncertain = one.is_uncertain, False
             one.settle(outcome)
             if one.is_void:
                 continue
-            is_anothers = is_sure and one.is_answered_elsewhere and outcome.outcome == store.ALREADY_CHARGED
-            if outcome.outcome not in _WRITTEN or is_anothers:
+            may_be_ours = was_uncertain and outcome.outcome == store.ALREADY_CHARGED
+            if outcome.outcome in _OURS or may_be_ours:
+                if has_left:
+                    self._take_back(one.entry)
+            elif was_uncertain or one.entry.call_id not in held:
                 self.connection.land([one.entry.call_id])
-            elif has_left:
-                self._take_back(one.entry)
 
 
 def _by_tenant(batch: list[Waiting]) -> list[list[Waiting]]:

@@ -209,12 +209,7 @@ class Metered:
             occurred_at=claimed.occurred_at,
         )
         with self._telemetry.span("charge", work.trace):
-            charged = await self._ledger.charge(
-                charge,
-                _kept(work, rendered),
-                is_known=claimed.is_known,
-                is_answered_elsewhere=claimed.charged is not None,
-            )
+            charged = await self._ledger.charge(charge, _kept(work, rendered), is_known=claimed.is_known)
         if not charged.is_repeat:
             self._telemetry.count_units(charge.meter, charge.units)
         return charge

@@ -66,6 +66,7 @@ async def open_ledger(
     charge_timeout_s: float = 20.0,
     queue_limit: int = 8192,
     lock_timeout_ms: int = 250,
+    grace_s: float = 10.0,
 ) -> AsyncIterator[Ledger]:
     ledger = Ledger(
         database_url,
@@ -74,6 +75,7 @@ async def open_ledger(
         queue_limit=queue_limit,
         lock_timeout_ms=lock_timeout_ms,
         close_timeout_s=3.0,
+        grace_s=grace_s,
     )
     await ledger.start()
     try:

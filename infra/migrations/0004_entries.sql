@@ -384,7 +384,7 @@ $$;
 -- Answers one row a call, in the order given:
 --   charged          the row was written now
 --   already_charged  the same call was there: it is counted once, and no cap concerns it again
---   taken_over       as already_charged, but nobody has answered it yet: that is this session's to do now
+--   taken_over       as already_charged, and in flight of another session: it is in this one's hands now
 --   call_id_reused   another call was there under this id: nothing is written
 --   over_cap         the call would pass the cap named in `cap`: nothing is written
 --   period_not_open  the month, or a capped key, has no counters yet: nothing is written; open and send again
@@ -519,8 +519,8 @@ BEGIN
         WITH moved AS (
             UPDATE billing.usage_row usage SET session_id = session
             FROM unnest(elsewhere) AS known (call_id), billing.charging_session flying
-            WHERE usage.call_id = known.call_id AND flying.session_id = usage.session_id
-              AND usage.call_id = ANY(flying.in_flight)
+            WHERE usage.call_id = known.call_id AND usage.session_id <> session
+              AND flying.session_id = usage.session_id AND usage.call_id = ANY(flying.in_flight)
             RETURNING usage.call_id
         )
         SELECT array_agg(moved.call_id) INTO taken FROM moved;
