@@ -1,0 +1,241 @@
+"""A streamed answer is charged whole before its first byte; what it did not deliver is taken back."""
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from billing.ledger import Ledger
+from billing.requests import KEPT_S, IdempotentRequests, Identity
+from gateway.answer import Answer, StreamedAnswer
+from gateway.customers import create_customer
+from gateway.limits import ConcurrencyLimitError, Limits
+from gateway.metered import Metered, Rendered, Served, Work
+from gateway.repeats import Repeatable
+from infra.database import Pool
+from infra.errors import DomainError
+from infra.telemetry import Telemetry
+from serving.contract import SpeechPiece
+from tenants.records import KeyRecord
+from tests.billing_world import audit, open_ledger
+from tests.integration.test_billing_ledger_faults import until
+from tests.integration.test_billing_voids import entries, in_flight
+
+SEND = Callable[[Any], Awaitable[None]]
+WHOLE = [SpeechPiece(b"one", 4), SpeechPiece(b"two", 7), SpeechPiece(b"three", 10)]
+
+
+class EngineFailedError(DomainError):
+    code = "engine_unavailable"
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with open_ledger(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def metered(ledger: Ledger, pool: Pool) -> AsyncIterator[Metered]:
+    """One call at a time: a place that is not freed is seen at the next call."""
+    requests = IdempotentRequests(pool, ledger.session_id)
+    requests.start()
+    limits = Limits(requests_per_minute=1000, max_concurrent_calls=1, workers=1)
+    yield Metered(ledger, requests, limits, Telemetry.from_environ("test", {}))
+    await requests.close()
+
+
+@pytest.fixture
+async def caller(pool: Pool) -> KeyRecord:
+    tenant = await create_customer(pool, "Test")
+    return KeyRecord("key_1", tenant.tenant_id, frozenset({"asr", "intent", "tts"}), (), None, None)
+
+
+async def sound(
+    pieces: int, broken: bool, hold: asyncio.Event | None = None
+) -> AsyncGenerator[SpeechPiece, None]:
+    """The first `pieces` of the whole, then its end or a failure; after the first it waits for `hold`."""
+    for number, piece in enumerate(WHOLE[:pieces]):
+        if number == 1 and hold is not None:
+            await hold.wait()
+        yield piece
+    if broken:
+        raise EngineFailedError("The engine is away.")
+
+
+async def stream(
+    metered: Metered,
+    caller: KeyRecord,
+    pieces: AsyncGenerator[SpeechPiece, None],
+    repeatable: Repeatable | None = None,
+) -> StreamedAnswer:
+    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
+        return Served(pieces, WHOLE[-1].characters, "engine", "model")
+
+    work = Work(
+        caller=caller,
+        product="tts",
+        trace={},
+        timeout_s=5.0,
+        repeatable=repeatable,
+        units_ahead=WHOLE[-1].characters,
+        serve=serve,
+    )
+    return await metered.run_stream(work, "audio/wav")
+
+
+class Connection:
+    """The server's side of one HTTP request: what was sent, and a caller who hangs up when told to."""
+
+    def __init__(self) -> None:
+        self.hung_up = asyncio.Event()
+        self.sent: list[Any] = []
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def receive(self) -> Any:
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def carry(self, answer: Answer) -> None:
+        await answer({}, self.receive, self.send)  # type: ignore[arg-type]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def is_free(metered: Metered, caller: KeyRecord) -> bool:
+    """Whether the tenant's only place is free."""
+    try:
+        async with asyncio.timeout(2):
+            await Connection().carry(await stream(metered, caller, sound(1, broken=False)))
+    except ConcurrencyLimitError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("delivered", "stays"), [(1, 4), (2, 7)])
+async def test_a_stream_that_breaks_is_taken_back_for_what_was_not_delivered(
+    metered: Metered, caller: KeyRecord, database_url: str, delivered: int, stays: int
+) -> None:
+    answer = await stream(metered, caller, sound(delivered, broken=True))
+    connection = Connection()
+    with pytest.raises(EngineFailedError):
+        await connection.carry(answer)
+    assert connection.sent[-1]["more_body"], "the caller sees that it broke off"
+    assert entries(database_url, answer.charge) == [(0, 1, 10), (1, 0, stays - 10)]
+    await until(lambda: in_flight(database_url) == [])
+    assert audit(database_url) == (1, stays)
+    assert await is_free(metered, caller)
+
+
+async def test_a_stream_that_breaks_when_all_was_delivered_stays_charged(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    answer = await stream(metered, caller, sound(3, broken=True))
+    with pytest.raises(EngineFailedError):
+        await Connection().carry(answer)
+    assert entries(database_url, answer.charge) == [(0, 1, 10)]
+    await until(lambda: in_flight(database_url) == [])
+    assert await is_free(metered, caller)
+
+
+@pytest.mark.parametrize("kind", ["key", "first"])
+async def test_a_stream_that_can_be_asked_for_again_is_taken_back_whole_and_charged_again_once(
+    metered: Metered, caller: KeyRecord, database_url: str, kind: str
+) -> None:
+    known = Repeatable(Identity(b"c" * 32, b"f" * 32, KEPT_S), kind)  # type: ignore[arg-type]
+    retry = known if kind == "key" else Repeatable(known.identity, "retry")
+    answer = await stream(metered, caller, sound(2, broken=True), known)
+    with pytest.raises(EngineFailedError):
+        await Connection().carry(answer)
+    assert entries(database_url, answer.charge) == [(0, 1, 10), (1, -1, -10)]
+    for _ in range(2):
+        connection = Connection()
+        again = await stream(metered, caller, sound(3, broken=False), retry)
+        await connection.carry(again)
+        assert (again.charge.call_id, connection.body) == (answer.charge.call_id, b"onetwothree")
+    assert entries(database_url, answer.charge) == [(0, 1, 10), (1, -1, -10), (2, 1, 10)]
+    await until(lambda: in_flight(database_url) == [])
+    assert audit(database_url) == (1, 10)
+
+
+async def test_a_broken_repeat_of_a_delivered_stream_leaves_its_charge(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    known = Repeatable(Identity(b"c" * 32, b"f" * 32, KEPT_S), "key")
+    await Connection().carry(await stream(metered, caller, sound(3, broken=False), known))
+    await until(lambda: in_flight(database_url) == [])
+    with pytest.raises(EngineFailedError):
+        await Connection().carry(await stream(metered, caller, sound(1, broken=True), known))
+    assert audit(database_url) == (1, 10)
+    assert await is_free(metered, caller)
+
+
+async def test_a_caller_that_hangs_up_in_the_middle_stays_charged(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    pieces = sound(3, broken=False, hold=asyncio.Event())
+    answer, connection = await stream(metered, caller, pieces), Connection()
+    carrying = asyncio.create_task(connection.carry(answer))
+    await until(lambda: connection.body == b"one")
+    assert not await is_free(metered, caller)
+    connection.hung_up.set()
+    async with asyncio.timeout(2):
+        await carrying
+    assert entries(database_url, answer.charge) == [(0, 1, 10)]
+    with pytest.raises(StopAsyncIteration):
+        await anext(pieces)
+    await until(lambda: in_flight(database_url) == [])
+    assert await is_free(metered, caller)
+
+
+async def test_a_stream_that_is_cut_by_the_workers_end_is_left_to_whoever_finds_its_session(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    answer, connection = await stream(metered, caller, sound(3, False, asyncio.Event())), Connection()
+    carrying = asyncio.create_task(connection.carry(answer))
+    await until(lambda: connection.body == b"one")
+    carrying.cancel()
+    await asyncio.wait([carrying], timeout=2)
+    assert carrying.cancelled()
+    assert in_flight(database_url) == [answer.charge.call_id]
+    assert await is_free(metered, caller)
+
+
+async def test_an_answer_that_nobody_sends_frees_its_place(metered: Metered, caller: KeyRecord) -> None:
+    answer = await stream(metered, caller, sound(1, broken=False))
+    assert not await is_free(metered, caller)
+    del answer
+    gc.collect()
+    assert await is_free(metered, caller)
+
+
+async def test_an_answer_that_cannot_be_sent_is_taken_back(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    async def serve() -> Served[str]:
+        return Served("answer", 3, "engine", "model")
+
+    async def fail(message: Any) -> None:
+        raise OSError("the connection is gone")
+
+    work = Work(
+        caller=caller,
+        product="intent",
+        trace={},
+        timeout_s=5.0,
+        repeatable=None,
+        units_ahead=3,
+        serve=serve,
+    )
+    answer = await metered.run(work, lambda served, _: Rendered(served.value.encode(), "text/plain"))
+    assert in_flight(database_url) == [answer.charge.call_id]
+    with pytest.raises(OSError, match="gone"):
+        await answer({}, Connection().receive, fail)  # type: ignore[arg-type]
+    assert entries(database_url, answer.charge) == [(0, 1, 3), (1, -1, -3)]
+    assert audit(database_url) == (0, 0)
