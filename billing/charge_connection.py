@@ -20,6 +20,7 @@ import psycopg
 from billing.accounts import open_periods_of
 from billing.store import charges as store
 from billing.store import retention, sessions
+from billing.store.accounts import open_key_counters
 from billing.store.charges import Entry, Outcome
 from infra.database import Connection, connect, hang_up_after
 
@@ -209,6 +210,10 @@ async def charge_opening_months(
         # The present month too: what comes late for a closed month counts in the one that is open.
         moments = {(one.tenant_id, at) for one in again for at in (one.occurred_at, datetime.now(UTC))}
         await open_periods_of(connection, moments)
+        # And whatever month a capped key's call counts in, which may be neither.
+        months = {(entries[place].tenant_id, outcomes[place].period or "") for place in unopened}
+        async with connection.transaction():
+            await open_key_counters(connection, sorted(months))
         repeated = await store.charge(connection, session_id, in_flight, again)
         for place, outcome in zip(unopened, repeated, strict=True):
             outcomes[place] = outcome

@@ -387,7 +387,8 @@ $$;
 --   taken_over       as already_charged, and in flight of another session: it is in this one's hands now
 --   call_id_reused   another call was there under this id: nothing is written
 --   over_cap         the call would pass the cap named in `cap`: nothing is written
---   period_not_open  the month, or a capped key, has no counters yet: nothing is written; open and send again
+--   period_not_open  the month, or a capped key in `period`, has no counters yet: nothing is written; open and
+--                    send again
 --   unknown_tenant   no account: nothing is written
 --   voided           the call was taken back
 --   not_in_flight    the call is charged no more, or answered, or in another session's hands: nothing is written
@@ -655,7 +656,7 @@ BEGIN
         WHERE (counter.tenant_id, counter.period, counter.key_id, counter.meter)
             = (added.tenant_id, added.period, added.key_id, added.meter)
     )
-    SELECT outcome, CASE WHEN is_new THEN period ELSE earlier_period END,
+    SELECT outcome, CASE WHEN is_new OR outcome = 'period_not_open' THEN period ELSE earlier_period END,
            CASE WHEN is_new THEN units_before ELSE earlier_units_before END,
            CASE WHEN outcome = 'over_cap' THEN cap END
     FROM placed ORDER BY place;

@@ -506,6 +506,22 @@ async def test_a_charge_for_a_closed_month_counts_in_the_next_open_one_and_is_la
     assert audit(database_url) == (3, 3)
 
 
+async def test_a_late_charge_of_a_capped_key_counts_in_a_month_that_is_neither_its_own_nor_the_present(
+    database_url: str, pool: Pool
+) -> None:
+    """The key's counters of that month are made for it: the cap was set when it was over."""
+    tenant_id = await add_account(pool)
+    late, beyond = charge(tenant_id), charge(tenant_id)
+    await set_caps(pool, tenant_id, {INTENT_CALLS: 1}, late.key_id)
+    async with open_ledger(database_url) as ledger:
+        close_month(database_url, tenant_id, NOVEMBER)
+        assert (await ledger.charge(late)).period == DECEMBER
+        with pytest.raises(CapReachedError):
+            await ledger.charge(beyond)
+    assert months(database_url, late) == [(DECEMBER, True)]
+    assert (await reconcile(pool)).difference == 0
+
+
 async def test_a_repeat_takes_a_dead_workers_call_over(database_url: str, pool: Pool) -> None:
     one = charge(await add_account(pool))
     async with open_ledger(database_url) as doomed, open_ledger(database_url) as second:
