@@ -130,7 +130,7 @@ class ChargeConnection:
             connection = await self._opened()
             with hang_up_after(connection, _ANSWER_TIMEOUT_S):
                 await sessions.record_in_flight(connection, self.session_id, self._in_flight)
-        except psycopg.Error as error:
+        except Exception as error:
             return await self._failed(error)
         self._recorded(changes)
         return None

@@ -401,7 +401,7 @@ def test_whatever_happens_in_whatever_order_the_database_and_the_model_agree(sha
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
