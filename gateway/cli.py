@@ -9,6 +9,7 @@ import msgspec
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
 from gateway.commands.money import invoice, reconcile_command, usage_command
+from gateway.commands.plans import plan
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from infra.migrations import migrate
 
@@ -84,7 +85,7 @@ def openapi_command(json: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(app.state["document"]), indent=2).decode())
 
 
-for command in (tenant, key, usage_command, invoice, reconcile_command, demo):
+for command in (tenant, plan, key, usage_command, invoice, reconcile_command, demo):
     main.add_command(command)
 
 

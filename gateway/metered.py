@@ -84,7 +84,7 @@ class Metered:
         Raises:
             DomainError: refused or failed; nothing was charged, unless the charge's own outcome is unknown.
         """
-        with self._limits.slot(caller.tenant_id):
+        with self._limits.slot(caller):
             return await self._run_observed(caller, product, trace, serve)
 
     async def run_stream(
@@ -102,7 +102,7 @@ class Metered:
             DomainError: refused, or failed before the first byte; nothing was charged.
         """
         with ExitStack() as stack:
-            stack.enter_context(self._limits.slot(caller.tenant_id))
+            stack.enter_context(self._limits.slot(caller))
 
             async def serve_first_bytes() -> Served[AsyncGenerator[bytes, None]]:
                 served = await serve()
