@@ -8,7 +8,7 @@ import pytest
 
 from billing.accounts import account
 from gateway.customers import change_customers_plan, create_customer
-from infra.database import Pool
+from infra.database import Pool, connect
 from infra.errors import DomainError, InvalidValueError, NotFoundError
 from tenants import keys, plans
 from tenants.api_keys import create_key
@@ -131,6 +131,14 @@ async def test_a_change_moves_the_epoch_once_and_no_change_not_at_all(pool: Pool
     await operator_set_plan_limits(pool, "tight", {"requests_per_minute": 61})
     await operator_set_plan_limits(pool, "new", {"requests_per_minute": 1})
     assert await epoch(pool) == before + 2
+
+
+async def test_a_change_is_announced_with_its_epoch_and_without_a_key(pool: Pool, database_url: str) -> None:
+    async with await connect(database_url, "test") as listener:
+        await listener.execute("LISTEN aiaas_key_changed")
+        await operator_set_plan_limits(pool, "standard", {"requests_per_minute": 61})
+        heard = [notification.payload async for notification in listener.notifies(timeout=5, stop_after=1)]
+    assert heard == [f"{await epoch(pool)} *"]
 
 
 async def test_a_plan_is_made_changed_and_listed(pool: Pool) -> None:
