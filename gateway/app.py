@@ -129,12 +129,9 @@ async def add_headers(message: Message, scope: Scope) -> None:
     if message["type"] != "http.response.start":
         return
     state = scope["state"]
-    headers = {"x-request-id": request_id_of(scope)}
+    headers = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
     if window := state.get("rate_window"):
-        headers |= window.headers()
+        headers += window.headers()
     if end_span := state.get("end_span"):
         end_span()
-    message["headers"] = [
-        *message["headers"],
-        *((name.encode(), value.encode()) for name, value in headers.items()),
-    ]
+    message["headers"] = headers

@@ -11,6 +11,7 @@ from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
 from gateway.commands.money import invoice, reconcile_command, usage_command
 from gateway.commands.partitions import partition
+from gateway.commands.plans import plan
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from infra.migrations import migrate
 
@@ -87,7 +88,7 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-for command in (tenant, key, usage_command, invoice, reconcile_command, partition, demo):
+for command in (tenant, plan, key, usage_command, invoice, reconcile_command, partition, demo):
     main.add_command(command)
 
 

@@ -122,7 +122,7 @@ class Metered:
                 self._ledger, charge, rendered.body, rendered.media_type, claimed.charged is not None
             )
 
-        with self._limits.slot(work.caller.tenant_id):
+        with self._limits.slot(work.caller):
             return await self._run(work, answer)
 
     async def run_stream(
@@ -152,7 +152,7 @@ class Metered:
             )
 
         with ExitStack() as stack:
-            stack.enter_context(self._limits.slot(work.caller.tenant_id))
+            stack.enter_context(self._limits.slot(work.caller))
             streamed = await self._run(work, answer)
             weakref.finalize(streamed, streamed.held.close)
         return streamed

@@ -55,7 +55,7 @@ print(answer.json()["intent"])""",
 
 @post(
     "/v1/intents",
-    guards=[admit("intent")],
+    before_request=admit("intent"),
     status_code=200,
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},

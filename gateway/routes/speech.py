@@ -45,7 +45,7 @@ speech.write_to_file("hello.wav")""",
 
 @post(
     "/v1/audio/speech",
-    guards=[admit("tts")],
+    before_request=admit("tts"),
     status_code=200,
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},

@@ -80,7 +80,7 @@ with open("hello.wav", "rb") as sound:
 
 @post(
     "/v1/audio/transcriptions",
-    guards=[admit("asr")],
+    before_request=admit("asr"),
     status_code=200,
     request_max_body_size=MAX_UPLOAD_BYTES + _FORM_OVERHEAD_BYTES,
     opt={"endpoint": ENDPOINT},
