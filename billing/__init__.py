@@ -1,8 +1,8 @@
 """What it costs: meters, money, prices, caps, the ledger, usage, receipts, draft invoices, alerts.
 
-Owns the database schema `billing`, and `procrastinate`, where the billing worker's jobs are. Refuses a charge for a tenant without an account, a second use of a
-call's id for another call, a call that would pass a cap, a change to a price version, and any amount that
-is not an integer.
+Owns the database schema `billing`, and `procrastinate` for the billing worker's jobs. Refuses a charge for a
+tenant without an account, a second use of a call's id for another call, a call that would pass a cap, a
+change to a price version, a webhook to an address that is not public, and any amount that is not an integer.
 
 Guarantees:
     `Ledger.charge` returns only when the usage row is committed, and a call is counted once however often

@@ -13,7 +13,7 @@ from billing.alerts import evaluate, list_alerts
 from billing.caps import set_caps
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, MONEY, TTS_CHARACTERS
-from billing.store.alerts import Occasion
+from billing.store.alerts import Occasion, try_evaluation_lock
 from billing.webhooks import add_webhook
 from infra.database import Pool
 from tests.billing_world import NOON, add_account, charge, open_ledger
@@ -140,6 +140,17 @@ async def test_many_evaluating_at_once_tell_each_thing_once(pool: Pool, ledger: 
     await asyncio.gather(*(evaluate(pool, NOON) for _ in range(8)))
     for tenant_id in tenants:
         assert [alert[3] for alert in await told(pool, tenant_id)] == [80]
+
+
+async def test_while_one_evaluates_nobody_else_does(pool: Pool, ledger: Ledger) -> None:
+    """Or an 80 that was seen early could be told after the 100 that another saw late."""
+    tenant_id = await add_account(pool)
+    await set_caps(pool, tenant_id, {INTENT_CALLS: 10})
+    await use(ledger, tenant_id, 9)
+    async with pool.connection() as other, other.transaction():
+        assert await try_evaluation_lock(other)
+        assert await told(pool, tenant_id) == []
+    assert len(await told(pool, tenant_id)) == 1
 
 
 async def weeks_before(ledger: Ledger, tenant_id: str, units: int, days: int = 28) -> None:

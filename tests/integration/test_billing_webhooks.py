@@ -256,13 +256,17 @@ async def test_a_late_end_of_an_attempt_changes_nothing_of_a_later_one(world: Wo
     world.receiver.answer = lambda number: (500 if number == 0 else 200, {})
     world.receiver.delay_s = 0.2
     message_id = await world.send()
-    slow = asyncio.create_task(world.deliveries.deliver(message_id))
+    world.forget_jobs()
+    first = asyncio.create_task(world.deliveries.deliver(message_id))
     while not world.receiver.received:
         await asyncio.sleep(0.01)
-    world.receiver.delay_s = 0
+    world.receiver.delay_s = 0.4
     world.execute("UPDATE billing.webhook_message SET due_at = now()")
-    await world.another().deliver(message_id)
-    await slow
+    second = asyncio.create_task(world.another().deliver(message_id))
+    await first
+    assert world.message(message_id) == ("pending", 2, None, None)
+    assert world.jobs(message_id) == []
+    await second
     assert world.message(message_id) == ("delivered", 2, 200, None)
 
 

@@ -85,7 +85,7 @@ async def test_workers_share_messages_survive_each_other_and_make_months(
     assert all(one.is_signed_with(issued.secret.reveal()) for one in receiver.received)
 
     month = (await current_period(pool, tenant_id, datetime.now(UTC))).label
-    assert month in months(database_url, tenant_id)
+    assert await eventually(lambda: month in months(database_url, tenant_id))
 
     receiver.received.clear()
     receiver.delay_s = 0.9
@@ -95,7 +95,9 @@ async def test_workers_share_messages_survive_each_other_and_make_months(
         worker.process.kill()
         worker.process.wait(5)
     receiver.delay_s = 0
+    newcomer = await add_account(pool, now=NOON)
     heir = Worker(database_url, tmp_path / "log")
+    assert await eventually(lambda: month in months(database_url, newcomer))
     assert await eventually(lambda: pending(database_url) == 0)
     assert [one.id for one in receiver.received] == [message_id] * 2
     assert set(receiver.most_at_once.values()) == {1}
