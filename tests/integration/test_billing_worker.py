@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from billing.webhooks import add_webhook, send_test
 from infra.database import Pool, open_pool
 from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
+from infra.processes import die_with_parent
 from tests.billing_world import NOON, add_account
 from tests.receiver import Receiver
 from tests.stack import wait_until
@@ -42,6 +44,7 @@ class Worker:
                 env={**os.environ, **environ},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                preexec_fn=die_with_parent(signal.SIGKILL),
             )
 
     def wait_ready(self) -> dict[str, Any]:
