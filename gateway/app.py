@@ -94,7 +94,7 @@ async def _open_services(
     telemetry = Telemetry.from_environ("aiaas-gateway", os.environ)
     pool = await open_pool(database_url, _POOL_SIZE, "aiaas-gateway")
     serving = await ServingClient.connect(ray_address, settings, telemetry)
-    keys = KeyCache(pool, database_url)
+    keys = KeyCache(pool, database_url, lookup_timeout_s=settings.charge_timeout_s / 2)
     last_used = LastUsed(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
     limits = Limits(
