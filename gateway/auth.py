@@ -13,6 +13,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.types import Scope
 
+from gateway.headers import headers_of
 from gateway.services import Services, services_of
 from tenants.authenticate import authenticate, require_scope
 from tenants.records import KeyRecord, Product
@@ -46,7 +47,7 @@ async def identify(services: Services, scope: Scope, product: Product | None) ->
         AuthenticationError, PermissionDeniedError, UnavailableError: see `tenants.authenticate`.
     """
     state = scope["state"]
-    headers = dict(scope["headers"])  # ASGI gives the names in small letters
+    headers = headers_of(scope)
     state["trace"], state["end_span"] = services.telemetry.open_span("call", _callers_trace(headers))
     with services.telemetry.span("auth", state["trace"]):
         client = scope["client"]

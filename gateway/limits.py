@@ -14,8 +14,8 @@ of the change. Calls in hand are counted in memory alone. A plan's new limit beg
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import msgspec
@@ -109,6 +109,22 @@ class Rates(msgspec.Struct, frozen=True):
         return RateWindow(limit, limit - count if count <= limit else None, left_s)
 
 
+class _Slot(AbstractContextManager[None]):
+    """A tenant's place among calls in hand, taken; freed when the block ends."""
+
+    __slots__ = ("_in_hand", "_tenant_id")
+
+    def __init__(self, in_hand: dict[str, int], tenant_id: str) -> None:
+        self._in_hand = in_hand
+        self._tenant_id = tenant_id
+
+    def __exit__(self, *_: object) -> None:
+        if self._in_hand[self._tenant_id] == 1:
+            del self._in_hand[self._tenant_id]
+        else:
+            self._in_hand[self._tenant_id] -= 1
+
+
 class Limits:
     """One worker's part in every limit.
 
@@ -164,8 +180,7 @@ class Limits:
         if self._store is not None:
             self._store.close()
 
-    @contextmanager
-    def slot(self, caller: KeyRecord) -> Iterator[None]:
+    def slot(self, caller: KeyRecord) -> AbstractContextManager[None]:
         """Hold one of the tenant's places for calls in hand.
 
         Raises:
@@ -179,16 +194,7 @@ class Limits:
                 f"{in_hand} calls are in hand already, the most this worker takes at once. Try again shortly."
             )
         self._in_hand[tenant_id] = in_hand + 1
-        try:
-            yield
-        finally:
-            self._release(tenant_id)
-
-    def _release(self, tenant_id: str) -> None:
-        if self._in_hand[tenant_id] == 1:
-            del self._in_hand[tenant_id]
-        else:
-            self._in_hand[tenant_id] -= 1
+        return _Slot(self._in_hand, tenant_id)
 
 
 def _hit_of(storage: object) -> Hit:
