@@ -15,6 +15,11 @@ Guarantees:
     An alert is raised once for its occasion, and its webhook messages are written in its transaction: each
         is delivered at least once, under one id, or given up after ten attempts over a day.
     Webhooks reach public addresses only, whatever a name is made to point to.
-    Usage rows can be partitioned by time: call ids begin with their time (UUID version 7), so ranges of
-        `call_id` are ranges of time and the primary key stays unique over all partitions.
+    A charge whose answer did not leave is taken back by its worker, or within a minute of its death by another
+        one: once, by an entry with negative units, which counters, caps and invoices follow by themselves.
+    A request that is known again runs under one call id, and one call id is charged once.
+    A closed month changes no more: what comes later counts in the next one and is marked late.
+    Usage rows are partitioned by time, and old partitions can be detached: call ids begin with their time
+        (UUID version 7), so ranges of `call_id` are ranges of time, the primary key is unique over all
+        partitions, and an id whose partition is gone is refused.
 """

@@ -74,6 +74,7 @@ async def get_call(request: AnyRequest, call_id: FromPath[str]) -> ReceiptBody:
     found = await receipt(services_of(request).pool, caller_of(request).tenant_id, known)
     return ReceiptBody(
         id=format_call_id(found.call_id),
+        status=found.status,
         created=found.occurred_at,
         model=found.model,
         engine=found.engine,
