@@ -15,8 +15,8 @@ Guarantees:
     An alert is raised once for its occasion, and its webhook messages are written in its transaction: each
         is delivered at least once, under one id, or given up after ten attempts over a day.
     Webhooks reach public addresses only, whatever a name is made to point to.
-    A charge whose answer did not leave is taken back by its worker, or within a minute of its death by another
-        one: once, by an entry with negative units, which counters, caps and invoices follow by themselves.
+    A charge whose answer did not leave is taken back by its worker, or within a minute of its death by
+        another one: once, by an entry with negative units, which counters, caps and invoices follow.
     A request that is known again runs under one call id, and one call id is charged once.
     A closed month changes no more: what comes later counts in the next one and is marked late.
     Usage rows are partitioned by time, and old partitions can be detached: call ids begin with their time
