@@ -250,8 +250,9 @@ LANGUAGE sql STABLE AS $$
     LEFT JOIN LATERAL (
         SELECT sum(billing.month_nanos(month.tenant_id, month.period, month.price_version_id)) AS nanos
         FROM billing.period month
-        WHERE month.tenant_id = of_tenant AND month.closed_at IS NULL AND month.period <> of_period
-    ) AS others ON cap.is_credit
+        WHERE cap.is_credit AND month.tenant_id = of_tenant AND month.closed_at IS NULL
+          AND month.period <> of_period
+    ) AS others ON true
     WHERE cap.tenant_id = of_tenant AND (cap.key_id IS NULL OR cap.key_id = ANY(of_keys))
     ORDER BY cap.key_id NULLS FIRST, cap.meter NULLS FIRST, cap.is_credit
 $$;
@@ -456,23 +457,25 @@ BEGIN
         call_id uuid, slice int, tenant_id text, key_id text, meter text, units bigint, model text,
         engine text, occurred_at timestamptz, voided_from bigint, maybe_elsewhere boolean);
 
-    SELECT array_agg(counted.period ORDER BY given.place), array_agg(counted.time_zone ORDER BY given.place),
-           array_agg(counted.period <> own.period ORDER BY given.place)
+    SELECT array_agg(CASE WHEN own.closed_at IS NULL THEN own.period ELSE next_open.period END
+                     ORDER BY given.place),
+           array_agg(coalesce(next_open.time_zone, own.time_zone) ORDER BY given.place),
+           array_agg(next_open.period IS NOT NULL ORDER BY given.place)
     INTO periods, zones, lates
     FROM unnest(tenant_ids, moments) WITH ORDINALITY AS given (tenant_id, moment, place)
     LEFT JOIN LATERAL (
-        SELECT period.period, period.starts_at, period.ends_at
+        SELECT period.period, period.time_zone, period.starts_at, period.ends_at, period.closed_at
         FROM billing.period
         WHERE period.tenant_id = given.tenant_id AND period.starts_at <= given.moment
         ORDER BY period.starts_at DESC LIMIT 1
     ) AS own ON given.moment < own.ends_at
-    LEFT JOIN LATERAL (
+    LEFT JOIN LATERAL (  -- a month that is closed and has no open one after it is as good as not open
         SELECT period.period, period.time_zone
         FROM billing.period
-        WHERE period.tenant_id = given.tenant_id AND period.starts_at >= own.starts_at
-          AND period.closed_at IS NULL
+        WHERE own.closed_at IS NOT NULL AND period.tenant_id = given.tenant_id
+          AND period.starts_at > own.starts_at AND period.closed_at IS NULL
         ORDER BY period.starts_at LIMIT 1
-    ) AS counted ON true;
+    ) AS next_open ON true;
     capped := ARRAY(SELECT DISTINCT cap.tenant_id FROM billing.cap WHERE cap.tenant_id = ANY(tenant_ids));
 
     PERFORM FROM billing.period_counter counter
@@ -497,7 +500,7 @@ BEGIN
         RAISE EXCEPTION 'a first cap was set meanwhile: charge again' USING ERRCODE = 'serialization_failure';
     END IF;
     IF EXISTS (
-        SELECT FROM unnest(tenant_ids, periods) AS given (tenant_id, period)
+        SELECT FROM (SELECT DISTINCT * FROM unnest(tenant_ids, periods)) AS given (tenant_id, period)
         JOIN billing.period ON period.tenant_id = given.tenant_id AND period.period = given.period
         WHERE period.closed_at IS NOT NULL
     ) THEN

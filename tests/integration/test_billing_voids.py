@@ -306,6 +306,16 @@ async def test_a_dead_session_is_given_its_time_of_grace(database_url: str, pool
     assert audit(database_url) == (0, 0)
 
 
+async def test_a_live_session_is_never_taken_for_dead(database_url: str, pool: Pool) -> None:
+    one = charge(await add_account(pool))
+    async with open_ledger(database_url) as worker, await connect(database_url, "test") as connection:
+        await worker.charge(one)
+        for _ in range(3):
+            assert await void_if_dead(connection, worker.session_id, 0.0) == 0
+        assert not is_missing(database_url, worker.session_id)
+    assert entries(database_url, one) == [(0, 1, 1)]
+
+
 async def test_one_dead_session_that_cannot_be_taken_back_holds_up_no_other(
     database_url: str, pool: Pool
 ) -> None:
@@ -624,12 +634,14 @@ async def test_a_new_connection_waits_for_the_end_of_the_one_before(database_url
     async with open_ledger(database_url, lock_timeout_ms=5000) as ledger:
         with psycopg.connect(database_url) as holder:
             lock_tenant(holder, locked)
-            first = asyncio.create_task(ledger.charge(one))
+            leaving = asyncio.create_task(ledger.charge(one))
             await waiting_in_the_database(database_url)
             cut_off(ledger)
-            second = asyncio.create_task(ledger.charge(mate))
-            done, _ = await asyncio.wait([first, second], timeout=0.7)
+            leaving.cancel()
+            staying = asyncio.create_task(ledger.charge(mate))
+            done, _ = await asyncio.wait([staying], timeout=0.7)
             assert not done
             assert entries(database_url, mate) == []
-        await asyncio.gather(first, second)
-    assert audit(database_url) == (2, 2)
+        await staying
+        await until(lambda: entries(database_url, one) == [(0, 1, 1), (1, -1, -1)])
+    assert audit(database_url) == (1, 1)
