@@ -100,6 +100,13 @@ def cut_off(ledger: Ledger) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
+async def be_patient(ledger: Ledger) -> None:
+    """Have the ledger's present connection wait for locks longer than its later ones."""
+    connection = ledger._connection._connection
+    assert connection is not None
+    await connection.execute("SET lock_timeout = '5s'")
+
+
 async def kill(ledger: Ledger, database_url: str) -> None:
     """What `kill -9` leaves of a ledger: no task, no connection, and its record."""
     assert ledger._pump
@@ -192,13 +199,9 @@ async def test_a_charge_of_unknown_outcome_is_taken_back_though_its_tenant_is_lo
     tenant_id = await add_account(pool)
     one = charge(tenant_id)
     async with open_ledger(database_url, lock_timeout_ms=100, charge_timeout_s=1.5) as ledger:
-        with psycopg.connect(database_url, autocommit=True) as admin:
-            admin.execute("ALTER DATABASE " + database_url.rsplit("/", 1)[1] + " SET lock_timeout = '5s'")
         with psycopg.connect(database_url) as holder:
             lock_tenant(holder, tenant_id)
-            connection = ledger._connection._connection
-            assert connection
-            await connection.execute("SET lock_timeout = '5s'")
+            await be_patient(ledger)
             waiting = asyncio.create_task(ledger.charge(one))
             await waiting_in_the_database(database_url)
             cut_off(ledger)
@@ -396,6 +399,22 @@ async def test_closing_forgets_the_session_unless_a_call_is_not_answered(
     assert audit(database_url) == (1, 1)
 
 
+async def test_closing_in_the_middle_of_a_charge_leaves_a_true_record(database_url: str, pool: Pool) -> None:
+    tenant_id, locked = await add_account(pool), await add_account(pool)
+    answered, waiting = charge(tenant_id), charge(locked)
+    async with open_ledger(database_url, lock_timeout_ms=5000) as ledger:
+        await ledger.charge(answered)
+        with psycopg.connect(database_url) as holder:
+            lock_tenant(holder, locked)
+            charging = asyncio.create_task(ledger.charge(waiting))
+            await waiting_in_the_database(database_url)
+            ledger.answered(answered.call_id)
+            closing = asyncio.create_task(ledger.close())
+            await asyncio.sleep(0)
+        await asyncio.gather(charging, closing)
+    assert in_flight(database_url) == [waiting.call_id]
+
+
 async def test_a_part_of_a_call_is_taken_back_and_the_call_stays_one(database_url: str, pool: Pool) -> None:
     one = charge(await add_account(pool), ASR_AUDIO_MS, 100)
     async with open_ledger(database_url) as ledger:
@@ -479,13 +498,14 @@ async def test_a_void_into_a_closed_month_counts_in_the_open_one_and_is_late(
     database_url: str, pool: Pool, closed: tuple[str, ...]
 ) -> None:
     """Also where the open month has to be made first."""
-    tenant_id = await add_account(pool)
-    own, dead, kept = (charge(tenant_id, ASR_AUDIO_MS, units) for units in (10, 20, 40))
+    first, second = await add_account(pool), await add_account(pool)
+    own, kept, dead = (charge(first, units=10), charge(first, units=40), charge(second, units=20))
     async with open_ledger(database_url) as ledger, open_ledger(database_url) as doomed:
         await ledger.charge(own)
         await ledger.charge(kept)
         await doomed.charge(dead)
-        close_month(database_url, tenant_id, *closed)
+        for tenant_id in (first, second):
+            close_month(database_url, tenant_id, *closed)
         await ledger.void(own)
         await kill(doomed, database_url)
         async with await connect(database_url, "test") as connection:
@@ -631,15 +651,16 @@ async def test_a_new_connection_waits_for_the_end_of_the_one_before(database_url
     """The old backend holds the session's lock while it may still commit: nothing is sent over a new one."""
     locked, other = await add_account(pool), await add_account(pool)
     one, mate = charge(locked), charge(other, at=NOON)
-    async with open_ledger(database_url, lock_timeout_ms=5000) as ledger:
+    async with open_ledger(database_url, lock_timeout_ms=100) as ledger:
         with psycopg.connect(database_url) as holder:
             lock_tenant(holder, locked)
+            await be_patient(ledger)
             leaving = asyncio.create_task(ledger.charge(one))
             await waiting_in_the_database(database_url)
             cut_off(ledger)
             leaving.cancel()
             staying = asyncio.create_task(ledger.charge(mate))
-            done, _ = await asyncio.wait([staying], timeout=0.7)
+            done, _ = await asyncio.wait([staying], timeout=0.8)
             assert not done
             assert entries(database_url, mate) == []
         await staying

@@ -176,6 +176,18 @@ async def test_a_broken_repeat_of_a_delivered_stream_leaves_its_charge(
     assert await is_free(metered, caller)
 
 
+async def test_a_run_that_fails_leaves_its_request_to_the_next_repeat(
+    metered: Metered, caller: KeyRecord, database_url: str
+) -> None:
+    known = Repeatable(Identity(b"c" * 32, b"f" * 32, KEPT_S), "key")
+    with pytest.raises(EngineFailedError):
+        await stream(metered, caller, sound(0, broken=True), known)
+    async with asyncio.timeout(2):
+        answer = await stream(metered, caller, sound(3, broken=False), known)
+    await Connection().carry(answer)
+    assert audit(database_url) == (1, 10)
+
+
 async def test_a_caller_that_hangs_up_in_the_middle_stays_charged(
     metered: Metered, caller: KeyRecord, database_url: str
 ) -> None:
