@@ -34,6 +34,7 @@ MAX_KEPT_BYTES: Final = 256 * 1024
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.25
 _RETRY_PAUSE_S: Final = 0.5
+_GATHER_S: Final = 0.02  # notes that are written together; no client tries again so soon
 _MAX_PENDING: Final = 10_000
 _MAX_BATCH: Final = 1000
 _EXPIRED_PER_TRANSACTION: Final = 5000
@@ -186,6 +187,8 @@ class IdempotentRequests:
             if not self._noted and not self._released:
                 self._wake.clear()
                 await self._wake.wait()
+                if not self._is_closing:
+                    await asyncio.sleep(_GATHER_S)
                 continue
             try:
                 async with borrow(self._pool) as connection:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from psycopg import AsyncConnection, OperationalError
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from infra.errors import StartupError, UnavailableError
 
@@ -19,6 +20,7 @@ Pool = AsyncConnectionPool[Connection]
 CONNECT_TIMEOUT_S = 5
 _BORROW_TIMEOUT_S = 4.0
 _USE_TIMEOUT_S = 5.0
+_TRY_ANEW_S = 0.5
 ALIVE: dict[str, Any] = {
     # A peer that vanished without a word is noticed in seconds, not in TCP's two hours.
     "keepalives_idle": 2,
@@ -50,8 +52,8 @@ async def open_pool(url: str, max_size: int, application_name: str) -> Pool:
         max_size=max_size,
         timeout=CONNECT_TIMEOUT_S,
         max_waiting=1000,
-        # Past it, a failed attempt is made anew by the next caller; else pauses grow with the absence.
-        reconnect_timeout=2.0,
+        # Past it the pool gives up until it is asked again; else its pauses grow with the absence.
+        reconnect_timeout=_TRY_ANEW_S,
         open=False,
         check=AsyncConnectionPool.check_connection,
         kwargs={"autocommit": True, "application_name": application_name, **ALIVE},
@@ -85,11 +87,26 @@ async def borrow(
         UnavailableError: no connection could be had, or it broke, or it took too long.
     """
     try:
-        async with pool.connection(timeout=borrow_timeout_s) as connection:
+        connection = await _take(pool, borrow_timeout_s)
+        try:
             with hang_up_after(connection, use_timeout_s):
-                yield connection
+                async with connection:
+                    yield connection
+        finally:
+            await pool.putconn(connection)
     except OperationalError:
         raise database_away() from None
+
+
+async def _take(pool: Pool, timeout_s: float) -> Connection:
+    """A connection of the pool. Asked for anew every half second: a pool that gave up tries again then."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await pool.getconn(timeout=min(_TRY_ANEW_S, timeout_s))
+        except PoolTimeout:
+            if time.monotonic() >= deadline_s:
+                raise
 
 
 @contextmanager
