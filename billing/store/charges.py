@@ -112,12 +112,18 @@ def uuid_array(ids: Collection[UUID]) -> str:
 
 
 async def set_up_session(connection: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
-    """Settings that the charge depends on, whatever the server's or the role's defaults are."""
+    """Settings that the charge depends on, whatever the server's or the role's defaults are.
+
+    The last ones are for its plan, which is made once: the tables grow, and index lookups stay right.
+    """
     await connection.execute(
         """
         SELECT set_config('default_transaction_isolation', 'read committed', false),
                set_config('lock_timeout', %(lock_timeout)s, false),
                set_config('statement_timeout', %(statement_timeout)s, false),
+               set_config('plan_cache_mode', 'force_generic_plan', false),
+               set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),
+               set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
                set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                    WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
         """,

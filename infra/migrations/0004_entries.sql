@@ -411,17 +411,13 @@ $$;
 -- The calls of a capped tenant are taken together where they fit; if not, they are decided one by one, in
 -- the batch's order, so that a smaller call may fit where a larger one before it did not.
 --
--- The settings: the tables are empty when the plan is first made and huge later, and index lookups are
--- right for both.
+-- The tables are empty when the plan is first made and huge later, and index lookups are right for both: the
+-- caller's session is set so (`billing.store.charges.set_up_session`), since settings of the function itself
+-- cost a tenth of a small batch's time.
 DROP FUNCTION billing.charge(uuid[], int[], text[], text[], text[], bigint[], text[], text[], timestamptz[]);
 CREATE FUNCTION billing.charge(session bigint, in_flight uuid[], calls json)
 RETURNS TABLE (outcome text, period text, units_before bigint, cap text)
 LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -449,26 +445,23 @@ DECLARE
     voidable   uuid[];
     taken      uuid[];
 BEGIN
+    -- The rows of a function and of lateral joins to it stay in its order.
     SELECT array_agg(call_id), array_agg(slice), array_agg(tenant_id), array_agg(key_id), array_agg(meter),
            array_agg(units), array_agg(model), array_agg(engine), array_agg(occurred_at),
-           array_agg(voided_from), array_agg(call_id) FILTER (WHERE maybe_elsewhere)
-    INTO call_ids, slices, tenant_ids, key_ids, meters, amounts, models, engines, moments, voiders, elsewhere
+           array_agg(voided_from), array_agg(call_id) FILTER (WHERE maybe_elsewhere),
+           array_agg(CASE WHEN own.closed_at IS NULL THEN own.period ELSE next_open.period END),
+           array_agg(coalesce(next_open.time_zone, own.time_zone)), array_agg(next_open.period IS NOT NULL)
+    INTO call_ids, slices, tenant_ids, key_ids, meters, amounts, models, engines, moments, voiders, elsewhere,
+         periods, zones, lates
     FROM json_to_recordset(calls) AS given (
         call_id uuid, slice int, tenant_id text, key_id text, meter text, units bigint, model text,
-        engine text, occurred_at timestamptz, voided_from bigint, maybe_elsewhere boolean);
-
-    SELECT array_agg(CASE WHEN own.closed_at IS NULL THEN own.period ELSE next_open.period END
-                     ORDER BY given.place),
-           array_agg(coalesce(next_open.time_zone, own.time_zone) ORDER BY given.place),
-           array_agg(next_open.period IS NOT NULL ORDER BY given.place)
-    INTO periods, zones, lates
-    FROM unnest(tenant_ids, moments) WITH ORDINALITY AS given (tenant_id, moment, place)
+        engine text, occurred_at timestamptz, voided_from bigint, maybe_elsewhere boolean)
     LEFT JOIN LATERAL (
         SELECT period.period, period.time_zone, period.starts_at, period.ends_at, period.closed_at
         FROM billing.period
-        WHERE period.tenant_id = given.tenant_id AND period.starts_at <= given.moment
+        WHERE period.tenant_id = given.tenant_id AND period.starts_at <= given.occurred_at
         ORDER BY period.starts_at DESC LIMIT 1
-    ) AS own ON given.moment < own.ends_at
+    ) AS own ON given.occurred_at < own.ends_at
     LEFT JOIN LATERAL (  -- a month that is closed and has no open one after it is as good as not open
         SELECT period.period, period.time_zone
         FROM billing.period
@@ -496,15 +489,13 @@ BEGIN
 
     IF EXISTS (
         SELECT FROM billing.cap WHERE cap.tenant_id = ANY(tenant_ids) AND cap.tenant_id <> ALL(capped)
-    ) THEN
-        RAISE EXCEPTION 'a first cap was set meanwhile: charge again' USING ERRCODE = 'serialization_failure';
-    END IF;
-    IF EXISTS (
+    ) OR EXISTS (
         SELECT FROM (SELECT DISTINCT * FROM unnest(tenant_ids, periods)) AS given (tenant_id, period)
         JOIN billing.period ON period.tenant_id = given.tenant_id AND period.period = given.period
         WHERE period.closed_at IS NOT NULL
     ) THEN
-        RAISE EXCEPTION 'a month was closed meanwhile: charge again' USING ERRCODE = 'serialization_failure';
+        RAISE EXCEPTION 'a first cap was set or a month closed meanwhile: charge again'
+            USING ERRCODE = 'serialization_failure';
     END IF;
 
     IF strpos(calls::text, '"claim"') > 0 THEN
@@ -534,28 +525,30 @@ BEGIN
         WHERE flying.session_id = session;
     END IF;
 
-    FOR month IN
-        SELECT given.tenant_id, given.period, array_agg(given.place ORDER BY given.place)::int[] AS places,
-               array_agg(given.key_id ORDER BY given.place) AS key_ids,
-               array_agg(given.meter ORDER BY given.place) AS meters,
-               array_agg(given.units ORDER BY given.place) AS amounts
-        FROM unnest(call_ids, slices, tenant_ids, key_ids, meters, amounts, periods, voiders) WITH ORDINALITY
-             AS given (call_id, slice, tenant_id, key_id, meter, units, period, voided_from, place)
-        WHERE given.period IS NOT NULL AND given.tenant_id = ANY(capped) AND given.voided_from IS NULL
-          AND (
-              SELECT earlier.entry FROM billing.usage_row earlier
-              WHERE earlier.call_id = given.call_id AND earlier.slice = given.slice
-              ORDER BY earlier.entry DESC LIMIT 1) % 2 IS DISTINCT FROM 0
-        GROUP BY given.tenant_id, given.period
-    LOOP
-        month_hits := billing.caps_hit(
-            month.tenant_id, month.period, month.key_ids, month.meters, month.amounts);
-        FOR n IN 1 .. coalesce(cardinality(month_hits), 0) LOOP
-            hits[month.places[n]] := month_hits[n];
+    IF capped <> '{}' THEN
+        FOR month IN
+            SELECT given.tenant_id, given.period, array_agg(given.place ORDER BY given.place)::int[] AS places,
+                   array_agg(given.key_id ORDER BY given.place) AS key_ids,
+                   array_agg(given.meter ORDER BY given.place) AS meters,
+                   array_agg(given.units ORDER BY given.place) AS amounts
+            FROM unnest(call_ids, slices, tenant_ids, key_ids, meters, amounts, periods, voiders) WITH ORDINALITY
+                 AS given (call_id, slice, tenant_id, key_id, meter, units, period, voided_from, place)
+            WHERE given.period IS NOT NULL AND given.tenant_id = ANY(capped) AND given.voided_from IS NULL
+              AND (
+                  SELECT earlier.entry FROM billing.usage_row earlier
+                  WHERE earlier.call_id = given.call_id AND earlier.slice = given.slice
+                  ORDER BY earlier.entry DESC LIMIT 1) % 2 IS DISTINCT FROM 0
+            GROUP BY given.tenant_id, given.period
+        LOOP
+            month_hits := billing.caps_hit(
+                month.tenant_id, month.period, month.key_ids, month.meters, month.amounts);
+            FOR n IN 1 .. coalesce(cardinality(month_hits), 0) LOOP
+                hits[month.places[n]] := month_hits[n];
+            END LOOP;
         END LOOP;
-    END LOOP;
-    IF hits IS NOT NULL THEN  -- filled in out of order, it begins where its first element does
-        hits := ARRAY(SELECT hits[place] FROM generate_subscripts(call_ids, 1) AS place ORDER BY place);
+        IF hits IS NOT NULL THEN  -- filled in out of order, it begins where its first element does
+            hits := ARRAY(SELECT hits[place] FROM generate_subscripts(call_ids, 1) AS place ORDER BY place);
+        END IF;
     END IF;
 
     RETURN QUERY
@@ -629,38 +622,39 @@ BEGIN
         FROM placed WHERE is_new GROUP BY 1, 2, 3, 4, 5
         ON CONFLICT (tenant_id, period, hour, meter, key_id)
         DO UPDATE SET calls = hourly.calls + excluded.calls, units = hourly.units + excluded.units
-    ), remembered AS (
-        UPDATE billing.idempotent_request request
-        SET media_type = placed.media_type, body = placed.body
-        FROM placed
-        WHERE request.claim = placed.claim AND request.call_id = placed.call_id
-          AND placed.outcome IN ('charged', 'already_charged', 'taken_over')
-    ), counted_by_key AS (
-        UPDATE billing.key_counter counter
-        SET units = counter.units + added.units, rated = counter.rated + added.rated
-        FROM (
-            SELECT placed.tenant_id, placed.period, placed.key_id, placed.meter,
-                   sum(placed.units)::bigint AS units,
-                   coalesce(sum(
-                       billing.rate(price.up_to_units, price.nanos, placed.units_before + placed.units)
-                       - billing.rate(price.up_to_units, price.nanos, placed.units_before)), 0) AS rated
-            FROM placed
-            JOIN billing.period ON period.tenant_id = placed.tenant_id AND period.period = placed.period
-            LEFT JOIN LATERAL (
-                SELECT found.up_to_units, found.nanos FROM billing.meter_prices(period.price_version_id) found
-                WHERE found.meter = placed.meter
-            ) AS price ON true
-            WHERE placed.is_new AND placed.tenant_id = ANY(capped)
-              AND EXISTS (
-                  SELECT FROM billing.cap
-                  WHERE cap.tenant_id = placed.tenant_id AND cap.key_id = placed.key_id)
-            GROUP BY placed.tenant_id, placed.period, placed.key_id, placed.meter
-        ) AS added
-        WHERE (counter.tenant_id, counter.period, counter.key_id, counter.meter)
-            = (added.tenant_id, added.period, added.key_id, added.meter)
     )
     SELECT outcome, CASE WHEN is_new OR outcome = 'period_not_open' THEN period ELSE earlier_period END,
            CASE WHEN is_new THEN units_before ELSE earlier_units_before END,
            CASE WHEN outcome = 'over_cap' THEN cap END
     FROM placed ORDER BY place;
+
+    IF claims IS NOT NULL THEN
+        UPDATE billing.idempotent_request request SET media_type = given.media_type, body = given.body
+        FROM unnest(call_ids, claims, media, bodies) AS given (call_id, claim, media_type, body)
+        WHERE request.claim = given.claim AND request.call_id = given.call_id
+          AND EXISTS (SELECT FROM billing.usage_row usage WHERE usage.call_id = given.call_id);
+    END IF;
+    IF capped <> '{}' THEN  -- the rows of this transaction bear its time
+        UPDATE billing.key_counter counter
+        SET units = counter.units + added.units, rated = counter.rated + added.rated
+        FROM (
+            SELECT usage.tenant_id, usage.period, usage.key_id, usage.meter, sum(usage.units)::bigint AS units,
+                   coalesce(sum(
+                       billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
+                       - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0) AS rated
+            FROM billing.usage_row usage
+            JOIN billing.period ON period.tenant_id = usage.tenant_id AND period.period = usage.period
+            LEFT JOIN LATERAL (
+                SELECT found.up_to_units, found.nanos FROM billing.meter_prices(period.price_version_id) found
+                WHERE found.meter = usage.meter
+            ) AS price ON true
+            WHERE usage.call_id = ANY(call_ids) AND usage.recorded_at = now() AND usage.tenant_id = ANY(capped)
+              AND EXISTS (
+                  SELECT FROM billing.cap
+                  WHERE cap.tenant_id = usage.tenant_id AND cap.key_id = usage.key_id)
+            GROUP BY usage.tenant_id, usage.period, usage.key_id, usage.meter
+        ) AS added
+        WHERE (counter.tenant_id, counter.period, counter.key_id, counter.meter)
+            = (added.tenant_id, added.period, added.key_id, added.meter);
+    END IF;
 END $$;

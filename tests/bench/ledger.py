@@ -73,6 +73,7 @@ def function(database_url: str, tenants: list[str], _callers: int, seconds: floa
 
 async def _function(database_url: str, tenants: list[str], seconds: float) -> Result:
     connection = await connect(database_url, "aiaas-bench")
+    await store.set_up_session(connection, lock_timeout_ms=1000, statement_timeout_ms=10_000)
     count, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
         now = datetime.now(UTC)
