@@ -403,7 +403,7 @@ def test_whatever_happens_in_whatever_order_the_database_and_the_model_agree(sha
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=20,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
