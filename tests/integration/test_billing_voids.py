@@ -15,12 +15,14 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from billing.caps import set_caps
+from billing.charge_connection import ChargeConnection, Failure
 from billing.charges import CapReachedError, Charge, LedgerUnavailableError
 from billing.dead_sessions import void_if_dead
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, MONEY
 from billing.receipts import receipt
 from billing.reconcile import reconcile
+from billing.store.charges import entry_of
 from billing.store.prices import read_price_versions
 from infra.database import Pool, connect
 from infra.telemetry import Telemetry
@@ -439,6 +441,27 @@ async def test_a_call_that_was_answered_or_never_charged_here_is_not_taken_back(
         await other.void(answered)
         await ledger.void(never)
     assert audit(database_url) == (1, 1)
+
+
+async def test_a_session_takes_back_only_what_it_has_on_record_and_only_once(
+    database_url: str, pool: Pool
+) -> None:
+    """Also a call of no units, whose void looks like any other."""
+    tenant_id = await add_account(pool)
+    session = ChargeConnection(database_url, "aiaas-ledger", 1000)
+    for units in (5, 0):
+        answered, unanswered = (charge(tenant_id, ASR_AUDIO_MS, units) for _ in range(2))
+        await session.charge([entry_of(answered), entry_of(unanswered)])
+        session.land([answered.call_id])
+        assert await session.record() is None
+        for _ in range(2):
+            for one in (answered, unanswered):
+                void = msgspec.structs.replace(entry_of(one), units=-units, voided_from=session.session_id)
+                assert not isinstance(await session.charge([void]), Failure)
+        assert (len(entries(database_url, answered)), len(entries(database_url, unanswered))) == (1, 2)
+        session.land([unanswered.call_id])
+    await session.close()
+    assert audit(database_url) == (2, 5)
 
 
 async def test_more_than_was_charged_is_not_taken_back(database_url: str, pool: Pool) -> None:
