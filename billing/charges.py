@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from billing.meters import MONEY, check_meter
+from billing.meters import CREDIT, MONEY, check_meter
 from infra.errors import DomainError, InvalidValueError, UnavailableError
 
 MAX_UNITS_PER_CHARGE: Final = 10**12  # 31 years of audio: beyond it something is wrong
@@ -31,6 +31,14 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     occurred_at: datetime
     slice: int = 0
+
+
+class KeptAnswer(msgspec.Struct, frozen=True):
+    """An answer that is kept with its charge, to be given again when the request is repeated."""
+
+    claim: bytes
+    media_type: str
+    body: bytes
 
 
 class Charged(msgspec.Struct, frozen=True):
@@ -75,20 +83,28 @@ class CapReachedError(DomainError):
     """The call would pass a cap of its tenant or of its key. Nothing was written.
 
     Args:
-        cap: whose cap it is and what it counts: `tenant money`, `key asr.audio_ms`.
+        cap: whose cap it is and what it counts: `tenant money`, `key asr.audio_ms`, `tenant credit`.
     """
 
     code = "insufficient_quota"
 
     def __init__(self, cap: str) -> None:
-        owner, _, measure = cap.partition(" ")
-        whose, which = ("Your account", "the cap") if owner == "tenant" else ("This API key", "the key's cap")
-        what = "on spending" if measure == MONEY else f"on {measure}"
-        super().__init__(
-            f"{whose} has a monthly cap {what}, which leaves no room for this call. "
-            f"Have {which} raised, or wait for the next month; repeating the call does not help."
-        )
+        super().__init__(_refusal(cap))
         self.cap = cap
+
+
+def _refusal(cap: str) -> str:
+    owner, _, measure = cap.partition(" ")
+    if measure == CREDIT:
+        return (
+            "Your account's prepaid credit does not cover this call. Add credit; repeating it does not help."
+        )
+    whose, which = ("Your account", "the cap") if owner == "tenant" else ("This API key", "the key's cap")
+    what = "on spending" if measure == MONEY else f"on {measure}"
+    return (
+        f"{whose} has a monthly cap {what}, which leaves no room for this call. "
+        f"Have {which} raised, or wait for the next month; repeating the call does not help."
+    )
 
 
 class ChargeRejectedError(DomainError):

@@ -16,7 +16,6 @@ from typing import Final
 from psycopg import Error, sql
 
 from billing.charges import CapReachedError, Charge
-from billing.meters import MONEY
 from billing.store import caps as store
 from billing.store.caps import RoomRow
 from infra.database import Connection, connect, hang_up_after
@@ -164,5 +163,5 @@ def _views(rows: list[RoomRow], read_at_s: float) -> dict[str, _View]:
         if row.units_left is not None:
             view = views.setdefault(row.tenant_id, _View(read_at_s))
             owner = "tenant" if row.key_id is None else "key"
-            view.add((row.key_id, row.meter), f"{owner} {row.cap_meter or MONEY}", row.units_left)
+            view.add((row.key_id, row.meter), f"{owner} {row.measure}", row.units_left)
     return views

@@ -10,6 +10,7 @@ ASR_AUDIO_MS: Final = "asr.audio_ms"
 INTENT_CALLS: Final = "intent.calls"
 TTS_CHARACTERS: Final = "tts.characters"
 MONEY: Final = "money"  # no meter: what a cap counts that is not in units
+CREDIT: Final = "credit"  # prepaid: a cap in money over all months
 
 
 class Meter(msgspec.Struct, frozen=True):

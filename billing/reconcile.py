@@ -1,7 +1,8 @@
 """Promise 2, on a live system: counters, roll-ups and keys' counters are the sums of the usage rows.
 
-Walks the months of all tenants in pages; each page is compared inside the database by one statement, a
-transaction of its own. A charge writes all that is compared in one transaction, so calls may go on.
+Walks the months of all tenants in pages, but for those whose usage rows were detached (`billing.retention`).
+Each page is compared inside the database by one statement, a transaction of its own. A charge writes all that
+is compared in one transaction, so calls may go on.
 """
 
 from typing import Final
@@ -23,8 +24,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     """What was compared.
 
     Attributes:
-        usage_rows: how many there are.
-        voided: how many of them take a charge back.
+        usage_rows: how many charges there are.
+        voided: how many voids there are, which take a charge back, or a part of it.
         difference: all differences in calls, units and rated amounts added up; 0 when everything agrees.
         differences: the first `MAX_NAMED` of them.
     """
@@ -43,7 +44,7 @@ async def reconcile(pool: Pool, period: str | None = None) -> Reconciliation:
     """
     if period is not None:
         check_label(period)
-    usage_rows, difference, named = 0, 0, list[Difference]()
+    usage_rows, voided, difference, named = 0, 0, 0, list[Difference]()
     after = ("", "")
     while True:
         async with borrow(pool) as connection:
@@ -52,8 +53,9 @@ async def reconcile(pool: Pool, period: str | None = None) -> Reconciliation:
             break
         for months in _portions(page):
             async with borrow(pool, use_timeout_s=_STATEMENT_TIMEOUT_S) as connection:
-                rows, found = await store.compare(connection, months)
-            usage_rows += rows
+                charges, voids, found = await store.compare(connection, months)
+            usage_rows += charges
+            voided += voids
             difference += sum(size(one) for one in found)
             named += found[: MAX_NAMED - len(named)]
         after = (page[-1].tenant_id, page[-1].period)
@@ -61,7 +63,7 @@ async def reconcile(pool: Pool, period: str | None = None) -> Reconciliation:
         found = await store.read_usage_without_month(connection, period)
     usage_rows += sum(one.calls_of_rows for one in found)
     difference += sum(size(one) for one in found)
-    return Reconciliation(usage_rows, 0, difference, named + found[: MAX_NAMED - len(named)])
+    return Reconciliation(usage_rows, voided, difference, named + found[: MAX_NAMED - len(named)])
 
 
 def size(one: Difference) -> int:

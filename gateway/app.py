@@ -11,6 +11,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
 from billing.ledger import Ledger
+from billing.requests import IdempotentRequests
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
@@ -106,12 +107,15 @@ async def _open_services(
     await keys.start()
     await last_used.start()
     await ledger.start()
+    requests = IdempotentRequests(pool, ledger.session_id)
+    requests.start()
     try:
-        metered = Metered(ledger, limits, telemetry)
-        yield Services(settings, pool, keys, last_used, ledger, serving, limits, metered, telemetry)
+        metered = Metered(ledger, requests, limits, telemetry)
+        yield Services(settings, pool, keys, last_used, ledger, requests, serving, limits, metered, telemetry)
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.
         await ledger.close()
+        await requests.close()
         await last_used.close()
         await keys.close()
         serving.close()

@@ -6,9 +6,11 @@ from typing import Any
 import click
 import msgspec
 
+from gateway.commands.credit import tenant_add_credit
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
 from gateway.commands.money import invoice, reconcile_command, usage_command
+from gateway.commands.partitions import partition
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from infra.migrations import migrate
 
@@ -84,7 +86,8 @@ def openapi_command(json: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(app.state["document"]), indent=2).decode())
 
 
-for command in (tenant, key, usage_command, invoice, reconcile_command, demo):
+tenant.add_command(tenant_add_credit)
+for command in (tenant, key, usage_command, invoice, reconcile_command, partition, demo):
     main.add_command(command)
 
 

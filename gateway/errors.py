@@ -50,6 +50,8 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "unknown_intent_set": (404, "not_found_error"),
     "method_not_allowed": (405, _REQUEST),
     "body_too_large": (413, _REQUEST),
+    "idempotency_key_reused": (422, _REQUEST),
+    "idempotency_in_progress": (409, _REQUEST),
     "unsupported_media_type": (415, _REQUEST),
     "billing_account_missing": (403, _PERMISSION),
     "billing_account_exists": (409, _REQUEST),

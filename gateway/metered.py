@@ -1,9 +1,12 @@
 """THE HEART: run a call, charge it, only then answer.
 
 A charge is committed when `Metered.run` or `Metered.run_stream` returns; a caller that leaves earlier,
-an engine that fails, a charge that cannot be made: each ends the call without an answer, and the first
-two without a charge. A call that a cap leaves no room for is refused before the work as far as this worker
-knows, and for certain by the charge: then its result is thrown away.
+an engine that fails, a charge that cannot be made: each ends the call without an answer and without a charge,
+at once or as soon as the database can be reached. A call that a cap leaves no room for is refused before the
+work as far as this worker knows, and for certain by the charge: then its result is thrown away.
+
+A request that is known again goes the same way, under the call id that its first run had: an answer that was
+kept takes the work's place, and what was charged before is not charged again.
 """
 
 import time
@@ -16,18 +19,24 @@ from uuid import UUID
 
 import msgspec
 
-from billing.charges import Charge
+from billing.charges import Charge, KeptAnswer
 from billing.ledger import Ledger
 from billing.meters import METERS
+from billing.requests import MAX_KEPT_BYTES, Claimed, IdempotentRequests
+from gateway.answer import Answer, StreamedAnswer
 from gateway.limits import Limits
+from gateway.repeats import Repeatable
 from infra.errors import DomainError
-from infra.ids import format_call_id, uuid7
+from infra.ids import uuid7
 from infra.telemetry import Telemetry
+from serving.contract import SpeechPiece
 from tenants.records import KeyRecord, Product
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Answer)
 Trace = Mapping[str, str]
 METER_OF_PRODUCT = {meter.product: meter.meter for meter in METERS}
+_LEASE_MARGIN_S = 30.0  # for what comes before and after the work: the queue, the charge
 
 
 class Served(msgspec.Struct, Generic[T], frozen=True):
@@ -39,127 +48,187 @@ class Served(msgspec.Struct, Generic[T], frozen=True):
     model: str
 
 
-class Charged(msgspec.Struct, Generic[T], frozen=True):
-    """An answer whose charge is committed: the only thing a route may send."""
+class Rendered(msgspec.Struct, frozen=True):
+    """An answer as it is sent."""
 
-    value: T
-    call_id: UUID
-    meter: str
-    units: int
-    engine: str
+    body: bytes
+    media_type: str
+
+
+class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One call to be run.
+
+    Attributes:
+        product: `asr`, `intent` or `tts`.
+        trace: the call's span, as W3C headers.
+        timeout_s: how long the work may take.
+        repeatable: what the request is known by, where it may be repeated.
+        units_ahead: the units that are certain before the work.
+        serve: asks the engine; called once, or not at all when the answer was kept.
+    """
+
+    caller: KeyRecord
+    product: Product
+    trace: Trace
+    timeout_s: float
+    repeatable: Repeatable | None
+    units_ahead: int
+    serve: Callable[[], Awaitable[Served[T]]]
 
     @property
-    def id(self) -> str:
-        """The call's id as people see it."""
-        return format_call_id(self.call_id)
+    def meter(self) -> str:
+        return METER_OF_PRODUCT[self.product]
 
-    def headers(self) -> dict[str, str]:
-        """What every charged answer says of itself."""
-        return {
-            "x-aiaas-call-id": self.id,
-            "x-aiaas-meter": self.meter,
-            "x-aiaas-units": str(self.units),
-            "x-aiaas-engine": self.engine,
-        }
+    @property
+    def lease_s(self) -> float:
+        return self.timeout_s + _LEASE_MARGIN_S
 
 
 class Metered:
     """Runs calls for one worker."""
 
-    def __init__(self, ledger: Ledger, limits: Limits, telemetry: Telemetry) -> None:
+    def __init__(
+        self, ledger: Ledger, requests: IdempotentRequests, limits: Limits, telemetry: Telemetry
+    ) -> None:
         self._ledger = ledger
+        self._requests = requests
         self._limits = limits
         self._telemetry = telemetry
 
-    async def run(
-        self, caller: KeyRecord, product: Product, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
-    ) -> Charged[T]:
+    async def run(self, work: Work[T], render: Callable[[Served[T], UUID], Rendered]) -> Answer:
         """Serve and charge one call.
 
         Args:
-            product: `asr`, `intent` or `tts`.
-            trace: the call's span, as W3C headers.
-            serve: asks the engine; called once.
+            render: the answer of what was served and the call's id; called before the charge, so that what
+                cannot be rendered is not charged.
 
         Raises:
-            DomainError: refused or failed; nothing was charged, unless the charge's own outcome is unknown.
+            DomainError: refused or failed; it was not charged, or will be taken back.
         """
-        with self._limits.slot(caller.tenant_id):
-            return await self._run_observed(caller, product, trace, serve)
+
+        async def answer(claimed: Claimed) -> Answer:
+            if claimed.kept is not None:
+                assert claimed.charged is not None
+                rendered = Rendered(claimed.kept.body, claimed.kept.media_type)
+                served = Served(None, claimed.charged.units, claimed.charged.engine, claimed.charged.model)
+                charge = await self._charge(work, claimed, served, None)
+            else:
+                with self._telemetry.span("serve", work.trace):
+                    served = await work.serve()
+                rendered = render(served, claimed.call_id)
+                charge = await self._charge(work, claimed, served, rendered)
+            return Answer(
+                self._ledger, charge, rendered.body, rendered.media_type, claimed.charged is not None
+            )
+
+        with self._limits.slot(work.caller.tenant_id):
+            return await self._run(work, answer)
 
     async def run_stream(
-        self,
-        caller: KeyRecord,
-        product: Product,
-        trace: Trace,
-        serve: Callable[[], Awaitable[Served[AsyncGenerator[bytes, None]]]],
-    ) -> Charged[AsyncGenerator[bytes, None]]:
+        self, work: Work[AsyncGenerator[SpeechPiece, None]], media_type: str
+    ) -> StreamedAnswer:
         """Serve a streamed answer: charged once its first bytes are there and before they are sent.
 
         The tenant's place among calls in hand is held until the stream ends or is dropped.
 
         Raises:
-            DomainError: refused, or failed before the first byte; nothing was charged.
+            DomainError: refused, or failed before the first byte; it was not charged, or will be taken back.
         """
+
+        async def answer(claimed: Claimed) -> StreamedAnswer:
+            with self._telemetry.span("serve", work.trace):
+                served = await work.serve()
+                first = await anext(served.value, None)
+            charge = await self._charge(work, claimed, served, None)
+            return StreamedAnswer(
+                self._ledger,
+                charge,
+                _relay(first, served.value),
+                media_type,
+                stack.pop_all(),
+                is_replayed=claimed.charged is not None,
+                is_voided_whole=work.repeatable is not None,
+            )
+
         with ExitStack() as stack:
-            stack.enter_context(self._limits.slot(caller.tenant_id))
+            stack.enter_context(self._limits.slot(work.caller.tenant_id))
+            streamed = await self._run(work, answer)
+            weakref.finalize(streamed, streamed.held.close)
+        return streamed
 
-            async def serve_first_bytes() -> Served[AsyncGenerator[bytes, None]]:
-                served = await serve()
-                first = await anext(served.value, b"")
-                return msgspec.structs.replace(served, value=_relay(first, served.value))
-
-            charged = await self._run_observed(caller, product, trace, serve_first_bytes)
-            weakref.finalize(charged.value, stack.pop_all().close)
-        return charged
-
-    async def _run_observed(
-        self, caller: KeyRecord, product: Product, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
-    ) -> Charged[T]:
+    async def _run(self, work: Work[T], answer: Callable[[Claimed], Awaitable[A]]) -> A:
         started = time.perf_counter()
         try:
-            charged = await self._serve_and_charge(caller, product, trace, serve)
+            with self._ledger.hold(work.caller.tenant_id, work.caller.key_id, work.meter, work.units_ahead):
+                answered = await self._run_claimed(work, answer)
         except Exception as error:
             outcome = error.code if isinstance(error, DomainError) else "internal_error"
-            self._telemetry.count_call(product, outcome, time.perf_counter() - started)
+            self._telemetry.count_call(work.product, outcome, time.perf_counter() - started)
             raise
-        self._telemetry.count_call(product, "ok", time.perf_counter() - started)
-        self._telemetry.count_units(charged.meter, charged.units)
-        return charged
+        self._telemetry.count_call(work.product, "ok", time.perf_counter() - started)
+        return answered
 
-    async def _serve_and_charge(
-        self, caller: KeyRecord, product: Product, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
-    ) -> Charged[T]:
-        meter = METER_OF_PRODUCT[product]
-        with self._ledger.hold(caller.tenant_id, caller.key_id, meter):
-            return await self._serve_and_charge_held(caller, meter, trace, serve)
+    async def _run_claimed(self, work: Work[T], answer: Callable[[Claimed], Awaitable[A]]) -> A:
+        """Run it under its request's call id; a run that fails leaves the request to the next repeat."""
+        claimed = await self._claim(work)
+        try:
+            return await answer(claimed)
+        except BaseException:
+            if work.repeatable is not None:
+                self._requests.release(work.repeatable.identity, claimed.call_id)
+            raise
 
-    async def _serve_and_charge_held(
-        self, caller: KeyRecord, meter: str, trace: Trace, serve: Callable[[], Awaitable[Served[T]]]
-    ) -> Charged[T]:
-        call_id = uuid7()
-        occurred_at = datetime.now(UTC)
-        with self._telemetry.span("serve", trace):
-            served = await serve()
+    async def _claim(self, work: Work[T]) -> Claimed:
+        if work.repeatable is not None and work.repeatable.kind != "first":
+            return await self._requests.claim(
+                work.repeatable.identity, lease_s=work.lease_s, wait_s=work.timeout_s
+            )
+        fresh = Claimed(uuid7(), datetime.now(UTC), False, None, None)
+        if work.repeatable is not None:
+            self._requests.note(work.repeatable.identity, fresh.call_id, fresh.occurred_at, work.lease_s)
+        return fresh
+
+    async def _charge(
+        self, work: Work[T], claimed: Claimed, served: Served[T] | Served[None], rendered: Rendered | None
+    ) -> Charge:
         charge = Charge(
-            call_id=call_id,
-            tenant_id=caller.tenant_id,
-            key_id=caller.key_id,
-            meter=meter,
+            call_id=claimed.call_id,
+            tenant_id=work.caller.tenant_id,
+            key_id=claimed.charged.key_id if claimed.charged else work.caller.key_id,
+            meter=work.meter,
             units=served.units,
             engine=served.engine,
             model=served.model,
-            occurred_at=occurred_at,
+            occurred_at=claimed.occurred_at,
         )
-        with self._telemetry.span("charge", trace):
-            await self._ledger.charge(charge)
-        return Charged(served.value, call_id, meter, served.units, served.engine)
+        with self._telemetry.span("charge", work.trace):
+            charged = await self._ledger.charge(
+                charge,
+                _kept(work, rendered),
+                is_known=claimed.is_known,
+                is_answered_elsewhere=claimed.charged is not None,
+            )
+        if not charged.is_repeat:
+            self._telemetry.count_units(charge.meter, charge.units)
+        return charge
 
 
-async def _relay(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+def _kept(work: Work[T], rendered: Rendered | None) -> KeptAnswer | None:
+    """Only a caller's own key has an answer kept: a client's retry is so rare that the work is done again."""
+    if work.repeatable is None or work.repeatable.kind != "key" or rendered is None:
+        return None
+    if len(rendered.body) > MAX_KEPT_BYTES:
+        return None
+    return KeptAnswer(work.repeatable.identity.claim, rendered.media_type, rendered.body)
+
+
+async def _relay(
+    first: SpeechPiece | None, rest: AsyncGenerator[SpeechPiece, None]
+) -> AsyncGenerator[SpeechPiece, None]:
     try:
-        yield first
-        async for chunk in rest:
-            yield chunk
+        if first is not None:
+            yield first
+        async for piece in rest:
+            yield piece
     finally:
         await rest.aclose()

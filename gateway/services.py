@@ -4,6 +4,7 @@ import msgspec
 from litestar.connection import ASGIConnection
 
 from billing.ledger import Ledger
+from billing.requests import IdempotentRequests
 from gateway.limits import Limits
 from gateway.metered import Metered
 from infra.database import Pool
@@ -22,6 +23,7 @@ class Services(msgspec.Struct, frozen=True):
     keys: KeyCache
     last_used: LastUsed
     ledger: Ledger
+    requests: IdempotentRequests
     serving: ServingClient
     limits: Limits
     metered: Metered

@@ -19,7 +19,8 @@ class Telemetry:
 
     Metrics: `aiaas.calls` (by product and outcome), `aiaas.call.duration` (s), `aiaas.units` (by meter),
     `aiaas.charge.batch_size` (calls per commit), `aiaas.queue.depth` (by queue), `aiaas.limits.fallback`
-    (requests that memory counted in the shared store's place, by reason).
+    (requests that memory counted in the shared store's place, by reason), `aiaas.voids` (calls taken back, by
+    reason).
     """
 
     def __init__(self, tracer: trace.Tracer | None, meter: metrics.Meter, close: Callable[[], None]) -> None:
@@ -32,6 +33,7 @@ class Telemetry:
         )
         self._units = meter.create_counter("aiaas.units", description="charged units by meter")
         self._charge_batch_size = meter.create_histogram("aiaas.charge.batch_size", "{call}")
+        self._voids = meter.create_counter("aiaas.voids", description="calls taken back, by reason")
         self._limits_fallback = meter.create_counter(
             "aiaas.limits.fallback", description="requests counted in memory, not in the shared store"
         )
@@ -90,6 +92,10 @@ class Telemetry:
     def count_charge_batch(self, calls: int) -> None:
         """Record how many calls one commit charged."""
         self._charge_batch_size.record(calls)
+
+    def count_voids(self, reason: str, calls: int) -> None:
+        """Count calls that were charged and taken back."""
+        self._voids.add(calls, {"reason": reason})
 
     def count_limits_fallback(self, reason: str) -> None:
         """Count a request that memory counted in the shared store's place; `away` or `busy` is why."""

@@ -21,8 +21,10 @@ _ERRORS = {
     402: "A cap of the tenant or the key leaves no room for the call.",
     403: "The key may not do this, or not from this address.",
     404: "There is no such model, call or endpoint.",
+    409: "The same request, known by its Idempotency-Key, is still being answered.",
     413: "The body is too large.",
     415: "The endpoint takes another content type.",
+    422: "The Idempotency-Key was used for another request.",
     429: "Too many requests; `Retry-After` says when to try again.",
     503: "A part is away for now; `Retry-After` says when to try again.",
     504: "The engine did not answer in time.",
@@ -38,6 +40,16 @@ _CHARGE_HEADERS = {
     "x-aiaas-meter": "What was measured.",
     "x-aiaas-units": "How many units were charged.",
     "x-aiaas-engine": "Which engine answered.",
+    "idempotent-replayed": "`true` where the request had been charged before: it is not charged again.",
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": (
+        "Names the request: sent again with the same key within 24 hours, it is charged once and JSON is "
+        "answered from the first answer. The same key with another request is refused."
+    ),
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 
@@ -163,7 +175,8 @@ def _parameters(route: Route) -> list[Json]:
         {"name": query.name, "in": "query", "description": query.description, "schema": query.schema}
         for query in route.endpoint.query
     ]
-    return in_path + in_query
+    in_header = [_IDEMPOTENCY_KEY] if route.endpoint.charged else []
+    return in_path + in_query + in_header
 
 
 def _tidy(schema: Json) -> Json:

@@ -49,5 +49,5 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     examples: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
-CALL_ERRORS = (400, 401, 402, 403, 404, 413, 415, 429, 503, 504)
+CALL_ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 503, 504)
 """The statuses of an endpoint that an engine answers."""

@@ -24,6 +24,7 @@ from serving.contract import (
     IntentSetInfo,
     Product,
     Segment,
+    SpeechPiece,
     SpeechRequest,
     Transcript,
     Window,
@@ -144,7 +145,7 @@ class ServingClient:
 
     async def speak(
         self, request: SpeechRequest, *, timeout_s: float, carrier: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[SpeechPiece, None]:
         """The encoded file in pieces; `timeout_s` bounds the wait for each of them.
 
         Raises:

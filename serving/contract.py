@@ -85,6 +85,21 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     response_format: SpeechFormat = "mp3"
 
 
+class Spoken(msgspec.Struct, frozen=True):
+    """A piece of speech: mono s16le at the engine's rate, and how many characters of the text are spoken
+    when it ends."""
+
+    pcm: bytes
+    characters: int
+
+
+class SpeechPiece(msgspec.Struct, frozen=True):
+    """A piece of the encoded file, and how many characters of the text are in the file when it ends."""
+
+    sound: bytes
+    characters: int
+
+
 class IntentScore(msgspec.Struct, frozen=True):
     name: str
     score: float
@@ -197,8 +212,8 @@ class Synthesiser(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def speak(self, text: str, voice: str, speed: float) -> Iterator[bytes]:
-        """Mono s16le at `sample_rate_hz`, one piece per sentence or part of one.
+    def speak(self, text: str, voice: str, speed: float) -> Iterator[Spoken]:
+        """One piece per sentence or part of one.
 
         Raises:
             UnknownVoiceError: the engine has no such voice; raised before the first piece.

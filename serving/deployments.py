@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 from ray import serve
 
 from infra.telemetry import Telemetry
-from serving.contract import EngineInfo, IntentAnswer, IntentSetInfo, Segment, SpeechRequest, Window
+from serving.contract import (
+    EngineInfo,
+    IntentAnswer,
+    IntentSetInfo,
+    Segment,
+    SpeechPiece,
+    SpeechRequest,
+    Window,
+)
 from serving.errors import NothingToSpeakError
 
 Carrier = Mapping[str, str]
@@ -172,7 +180,7 @@ class TtsReplica:
         self._threads = ThreadPoolExecutor(_SPEECH_THREADS, "speak")
         self._synthesiser = EspeakSynthesiser()
 
-    async def speak(self, request: SpeechRequest, carrier: Carrier) -> AsyncIterator[bytes]:
+    async def speak(self, request: SpeechRequest, carrier: Carrier) -> AsyncIterator[SpeechPiece]:
         """An encoded file in pieces, the first after the first sentence.
 
         Raises:
@@ -182,18 +190,18 @@ class TtsReplica:
             async for piece in _in_thread(self._file(request), self._threads):
                 yield piece
 
-    def _file(self, request: SpeechRequest) -> Iterator[bytes]:
+    def _file(self, request: SpeechRequest) -> Iterator[SpeechPiece]:
         from serving.media.encode import speech_encoder
 
         encoder = speech_encoder(request.response_format, self._synthesiser.sample_rate_hz)
-        spoken = False
-        for pcm in self._synthesiser.speak(request.text, request.voice, request.speed):
-            spoken = True
-            if encoded := encoder.feed(pcm):
-                yield encoded
-        if not spoken:
+        is_silent = True
+        for spoken in self._synthesiser.speak(request.text, request.voice, request.speed):
+            is_silent = False
+            if encoded := encoder.feed(spoken.pcm):
+                yield SpeechPiece(encoded, spoken.characters)
+        if is_silent:
             raise NothingToSpeakError
-        yield encoder.finish()
+        yield SpeechPiece(encoder.finish(), len(request.text))
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""

@@ -23,7 +23,7 @@ class RoomRow(msgspec.Struct, frozen=True):
 
     tenant_id: str
     key_id: str | None
-    cap_meter: str | None
+    measure: str
     meter: str
     units_left: int | None
 
@@ -57,7 +57,8 @@ async def upsert_cap(
         """
         INSERT INTO billing.cap (tenant_id, key_id, meter, at_most)
         VALUES (%(tenant_id)s, %(key_id)s, %(meter)s, %(at_most)s)
-        ON CONFLICT (tenant_id, key_id, meter) DO UPDATE SET at_most = excluded.at_most, set_at = now()
+        ON CONFLICT (tenant_id, key_id, meter, is_credit)
+        DO UPDATE SET at_most = excluded.at_most, set_at = now()
         """,
         {"tenant_id": tenant_id, "key_id": key_id, "meter": meter, "at_most": at_most},
     )
@@ -69,7 +70,7 @@ async def delete_cap(connection: Connection, tenant_id: str, key_id: str | None,
         """
         DELETE FROM billing.cap
         WHERE tenant_id = %(tenant_id)s AND key_id IS NOT DISTINCT FROM %(key_id)s::text
-          AND meter IS NOT DISTINCT FROM %(meter)s::text
+          AND meter IS NOT DISTINCT FROM %(meter)s::text AND NOT is_credit
         """,
         {"tenant_id": tenant_id, "key_id": key_id, "meter": meter},
     )
@@ -109,7 +110,7 @@ async def read_caps(connection: Connection, tenant_id: str) -> list[CapRow]:
     async with connection.cursor(row_factory=class_row(CapRow)) as cursor:
         await cursor.execute(
             """
-            SELECT key_id, meter, at_most FROM billing.cap WHERE tenant_id = %(tenant_id)s
+            SELECT key_id, meter, at_most FROM billing.cap WHERE tenant_id = %(tenant_id)s AND NOT is_credit
             ORDER BY key_id NULLS FIRST, meter NULLS FIRST
             """,
             {"tenant_id": tenant_id},
@@ -122,7 +123,7 @@ async def read_rooms(connection: Connection, tenant_ids: Sequence[str]) -> list[
     async with connection.cursor(row_factory=class_row(RoomRow)) as cursor:
         await cursor.execute(
             """
-            SELECT tenant_id, key_id, cap_meter, meter, units_left
+            SELECT tenant_id, key_id, measure, meter, units_left
             FROM billing.cap_view(%(tenant_ids)s::text[], now())
             """,
             {"tenant_ids": list(tenant_ids)},

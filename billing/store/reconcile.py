@@ -44,7 +44,7 @@ class Difference(msgspec.Struct, frozen=True):
 async def read_months(
     connection: Connection, period: str | None, after: tuple[str, str], limit: int
 ) -> list[Month]:
-    """The next months after (tenant, month), in that order."""
+    """The next months after (tenant, month), in that order, but for those with rows that were detached."""
     async with connection.cursor(row_factory=class_row(Month)) as cursor:
         await cursor.execute(
             """
@@ -54,6 +54,9 @@ async def read_months(
             FROM billing.period month
             WHERE (tenant_id, period) > (%(after_tenant)s, %(after_period)s)
               AND (%(period)s::text IS NULL OR period = %(period)s)
+              AND starts_at >= (
+                  SELECT coalesce(max(ends_at), '-infinity') FROM billing.usage_partition
+                  WHERE detached_at IS NOT NULL)
             ORDER BY tenant_id, period LIMIT %(limit)s
             """,
             {"period": period, "after_tenant": after[0], "after_period": after[1], "limit": limit},
@@ -61,16 +64,17 @@ async def read_months(
         return await cursor.fetchall()
 
 
-async def compare(connection: Connection, months: Sequence[Month]) -> tuple[int, list[Difference]]:
-    """How many usage rows these months have, and what does not agree with them. One statement, one moment."""
+async def compare(connection: Connection, months: Sequence[Month]) -> tuple[int, int, list[Difference]]:
+    """How many charges and voids these months have, and what does not agree with them. One statement."""
     async with connection.cursor(row_factory=class_row(Difference)) as cursor:
         await cursor.execute(
             _COMPARE,
             {"tenant_ids": [one.tenant_id for one in months], "periods": [one.period for one in months]},
         )
         found = await cursor.fetchall()
-    rows = sum(one.calls_of_rows for one in found if one.what == "rows")
-    return rows, [one for one in found if one.what != "rows"]
+    charges = sum(one.calls_of_rows for one in found if one.what == "rows")
+    voids = sum(one.calls for one in found if one.what == "rows")
+    return charges, voids, [one for one in found if one.what != "rows"]
 
 
 async def read_usage_without_month(connection: Connection, period: str | None) -> list[Difference]:
@@ -88,7 +92,9 @@ _COMPARE = """
     ), used AS MATERIALIZED (
         SELECT tenant_id, period, usage.meter, usage.key_id,
                date_trunc('hour', usage.occurred_at, month.time_zone) AS hour,
-               count(*) AS calls, sum(usage.units) AS units
+               sum(usage.calls) AS calls, sum(usage.units) AS units,
+               count(*) FILTER (WHERE usage.entry %% 2 = 0) AS charges,
+               count(*) FILTER (WHERE usage.entry %% 2 = 1) AS voids
         FROM month JOIN billing.usage_row usage USING (tenant_id, period)
         GROUP BY 1, 2, 3, 4, 5
     ), used_by_meter AS (
@@ -105,7 +111,8 @@ _COMPARE = """
         JOIN billing.key_counter counter USING (tenant_id, period)
         LEFT JOIN billing.meter_prices(month.price_version_id) price ON price.meter = counter.meter
         CROSS JOIN LATERAL (
-            SELECT count(*) AS calls_of_rows, coalesce(sum(usage.units), 0) AS units_of_rows,
+            SELECT coalesce(sum(usage.calls), 0)::bigint AS calls_of_rows,
+                   coalesce(sum(usage.units), 0)::bigint AS units_of_rows,
                    coalesce(sum(
                        billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
                        - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0)
@@ -116,8 +123,8 @@ _COMPARE = """
         ) AS of_rows
     )
     SELECT 'rows' AS what, '' AS tenant_id, '' AS period, '' AS meter, '' AS key_id, '' AS hour,
-           coalesce(sum(calls), 0)::bigint AS calls_of_rows, 0 AS units_of_rows, 0 AS calls, 0 AS units,
-           0 AS rated
+           coalesce(sum(charges), 0)::bigint AS calls_of_rows, 0 AS units_of_rows,
+           coalesce(sum(voids), 0)::bigint AS calls, 0 AS units, 0 AS rated
     FROM used
     UNION ALL
     SELECT 'counter', tenant_id, period, meter, '', '',
@@ -136,7 +143,7 @@ _COMPARE = """
        <> (coalesce(rolled_up.calls, 0), coalesce(rolled_up.units, 0))
     UNION ALL
     SELECT 'key counter', tenant_id, period, meter, key_id, '',
-           calls_of_rows, units_of_rows::bigint, calls_of_rows, units, abs(rated - rated_of_rows)::bigint
+           calls_of_rows, units_of_rows, calls_of_rows, units, abs(rated - rated_of_rows)::bigint
     FROM by_key WHERE (units, rated) <> (units_of_rows, rated_of_rows)
     ORDER BY 1, 2, 3, 4, 5, 6
 """
@@ -154,7 +161,7 @@ _WITHOUT_MONTH = """
         ) AS later
     )
     SELECT 'month' AS what, usage.tenant_id, usage.period, usage.meter, '' AS key_id, '' AS hour,
-           count(*) AS calls_of_rows, sum(usage.units)::bigint AS units_of_rows,
+           sum(usage.calls)::bigint AS calls_of_rows, sum(usage.units)::bigint AS units_of_rows,
            0 AS calls, 0 AS units, 0 AS rated
     FROM month JOIN billing.usage_row usage USING (tenant_id, period)
     WHERE (%(period)s::text IS NULL OR period = %(period)s)

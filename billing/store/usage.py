@@ -27,10 +27,11 @@ class DayRow(msgspec.Struct, frozen=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """One charged call, or one slice of it, with the price version and currency of its period."""
+    """One entry of a call, or of one slice of it, with the price version of its period."""
 
     call_id: UUID
     slice: int
+    entry: int
     key_id: str
     meter: str
     units: int
@@ -90,17 +91,17 @@ async def read_days(connection: Connection, tenant_id: str, period: str) -> list
 
 
 async def read_call(connection: Connection, tenant_id: str, call_id: UUID) -> list[UsageRow]:
-    """The usage rows of one call of one tenant, by slice; empty when it is not the tenant's."""
+    """The entries of one call of one tenant, in their order; empty when it is not the tenant's."""
     async with connection.cursor(row_factory=class_row(UsageRow)) as cursor:
         await cursor.execute(
             """
-            SELECT usage.call_id, usage.slice, usage.key_id, usage.meter, usage.units, usage.units_before,
-                   usage.model, usage.engine, usage.period, period.price_version_id, usage.occurred_at,
-                   usage.recorded_at
+            SELECT usage.call_id, usage.slice, usage.entry, usage.key_id, usage.meter, usage.units,
+                   usage.units_before, usage.model, usage.engine, usage.period, period.price_version_id,
+                   usage.occurred_at, usage.recorded_at
             FROM billing.usage_row usage
             JOIN billing.period USING (tenant_id, period)
             WHERE usage.call_id = %(call_id)s AND usage.tenant_id = %(tenant_id)s
-            ORDER BY usage.slice
+            ORDER BY usage.slice, usage.entry
             """,
             {"call_id": call_id, "tenant_id": tenant_id},
         )

@@ -7,6 +7,7 @@ import click
 
 from billing.accounts import account as read_account
 from billing.caps import set_caps
+from billing.credit import credit
 from gateway.commands.cap_options import (
     ShownCap,
     cap_options,
@@ -14,6 +15,7 @@ from gateway.commands.cap_options import (
     given_caps,
     read_shown_caps,
 )
+from gateway.commands.credit import describe_credit
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, create_customer
 from infra.database import Pool
@@ -88,6 +90,7 @@ def tenant_show(tenant_id: str, json: bool) -> None:
             "currency": account.currency,
             "time_zone": account.time_zone,
             "keys": len(keys),
+            "credit": await credit(pool, tenant_id),
             "caps": await read_shown_caps(pool, tenant_id, account.currency),
         }
 
@@ -95,7 +98,9 @@ def tenant_show(tenant_id: str, json: bool) -> None:
     if json:
         echo_json(shown)
     else:
-        caps = shown.pop("caps")
+        caps, prepaid = shown.pop("caps"), shown.pop("credit")
+        if prepaid is not None:
+            shown["credit"] = describe_credit(prepaid, shown["currency"])
         click.echo("\n".join(f"{name:<12}{value}" for name, value in shown.items()))
         click.echo("\n".join(f"{'cap':<12}{one.describe()}" for one in caps) or f"{'cap':<12}none")
 

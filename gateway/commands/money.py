@@ -49,7 +49,7 @@ def reconcile_command(period: str | None, json: bool) -> None:
     elif found.difference:
         click.echo("\n".join(describe(one) for one in found.differences))
     else:
-        click.echo(f"{found.usage_rows} usage rows: everything agrees.")
+        click.echo(f"{found.usage_rows} charges, {found.voided} voids: everything agrees.")
     if found.difference:
         raise SystemExit(1)
 

@@ -1,13 +1,18 @@
 """`POST /v1/intents`."""
 
+from uuid import UUID
+
 import msgspec
-from litestar import Response, post
+from litestar import post
+from litestar.types import ASGIApp
 
 from gateway.auth import admit, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_json
 from gateway.errors import BodyError, MissingValueError, ModelNotFoundError, TextTooLongError
-from gateway.metered import Charged, Served
+from gateway.metered import Rendered, Served, Work
+from gateway.repeats import repeatable
 from gateway.services import services_of
+from infra.ids import format_call_id
 from openapi.endpoint import CALL_ERRORS, Endpoint
 from openapi.wire import (
     MAX_INTENT_CHARACTERS,
@@ -21,6 +26,7 @@ from openapi.wire import (
 from serving.contract import Catalog, IntentAnswer
 
 _DECODER = msgspec.json.Decoder(IntentBody)
+_ENCODER = msgspec.json.Encoder()
 _MAX_BODY_BYTES = 2 * 1024 * 1024
 
 
@@ -54,12 +60,12 @@ print(answer.json()["intent"])""",
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},
 )
-async def create_intent(request: AnyRequest) -> Response[IntentAnswerBody | IntentListBody]:
+async def create_intent(request: AnyRequest) -> ASGIApp:
     """Find what a customer wants.
 
     Charged by the text: `texts` of five are five units of one call.
     """
-    services = services_of(request)
+    services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)
     texts = _check(services.serving.catalog, body)
     engine = services.serving.catalog.engine("intent")
@@ -75,8 +81,19 @@ async def create_intent(request: AnyRequest) -> Response[IntentAnswerBody | Inte
         )
         return Served(answers, len(texts), engine.engine, body.model)
 
-    charged = await services.metered.run(caller_of(request), "intent", trace_of(request), serve)
-    return Response(_answer(body, charged), headers=charged.headers())
+    def render(served: Served[tuple[IntentAnswer, ...]], call_id: UUID) -> Rendered:
+        return Rendered(_ENCODER.encode(_answer(body, served, call_id)), "application/json")
+
+    work = Work(
+        caller=caller,
+        product="intent",
+        trace=trace_of(request),
+        timeout_s=services.settings.intent_timeout_s,
+        repeatable=repeatable(caller, request, lambda: [_ENCODER.encode(body)]),
+        units_ahead=len(texts),
+        serve=serve,
+    )
+    return await services.metered.run(work, render)
 
 
 def _check(catalog: Catalog, body: IntentBody) -> list[str]:
@@ -103,14 +120,14 @@ def _check(catalog: Catalog, body: IntentBody) -> list[str]:
 
 
 def _answer(
-    body: IntentBody, charged: Charged[tuple[IntentAnswer, ...]]
+    body: IntentBody, served: Served[tuple[IntentAnswer, ...]], call_id: UUID
 ) -> IntentAnswerBody | IntentListBody:
-    usage = IntentUsage(charged.units)
+    shown_id, usage = format_call_id(call_id), IntentUsage(served.units)
     if body.texts is not None:
-        return IntentListBody(charged.id, body.model, [_result(answer) for answer in charged.value], usage)
-    only = _result(charged.value[0])
+        return IntentListBody(shown_id, body.model, [_result(answer) for answer in served.value], usage)
+    only = _result(served.value[0])
     return IntentAnswerBody(
-        charged.id, body.model, only.intent, only.score, only.out_of_scope, only.ranking, usage
+        shown_id, body.model, only.intent, only.score, only.out_of_scope, only.ranking, usage
     )
 
 

@@ -4,17 +4,18 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 from litestar import post
-from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from gateway.auth import admit, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_json
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, TextTooLongError
-from gateway.metered import Served
+from gateway.metered import Served, Work
+from gateway.repeats import repeatable
 from gateway.services import Services, services_of
 from openapi.endpoint import BINARY, CALL_ERRORS, Endpoint
 from openapi.wire import MAX_SPEECH_CHARACTERS, SpeechBody
-from serving.contract import MEDIA_TYPES, EngineInfo, SpeechRequest
+from serving.contract import MEDIA_TYPES, EngineInfo, SpeechPiece, SpeechRequest
 
 _DECODER = msgspec.json.Decoder(SpeechBody)
 _MAX_BODY_BYTES = 256 * 1024
@@ -49,16 +50,16 @@ speech.write_to_file("hello.wav")""",
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},
 )
-async def create_speech(request: AnyRequest) -> Stream:
+async def create_speech(request: AnyRequest) -> ASGIApp:
     """Turn text into speech.
 
     The sound is streamed as it is spoken. Charged by the text's characters.
     """
-    services = services_of(request)
+    services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)
     engine = _check(services, body)
 
-    async def serve() -> Served[AsyncGenerator[bytes, None]]:
+    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
         sound = services.serving.speak(
             SpeechRequest(body.input, body.voice, body.speed, body.response_format),
             timeout_s=services.settings.tts_timeout_s,
@@ -66,8 +67,16 @@ async def create_speech(request: AnyRequest) -> Stream:
         )
         return Served(sound, len(body.input), engine.engine, engine.model)
 
-    charged = await services.metered.run_stream(caller_of(request), "tts", trace_of(request), serve)
-    return Stream(charged.value, media_type=MEDIA_TYPES[body.response_format], headers=charged.headers())
+    work = Work(
+        caller=caller,
+        product="tts",
+        trace=trace_of(request),
+        timeout_s=services.settings.tts_timeout_s,
+        repeatable=repeatable(caller, request, lambda: [msgspec.json.encode(body)]),
+        units_ahead=len(body.input),
+        serve=serve,
+    )
+    return await services.metered.run_stream(work, MEDIA_TYPES[body.response_format])
 
 
 def _check(services: Services, body: SpeechBody) -> EngineInfo:

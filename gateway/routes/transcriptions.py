@@ -1,16 +1,19 @@
 """`POST /v1/audio/transcriptions`."""
 
 from typing import Any, cast, get_args
+from uuid import UUID
 
 import msgspec
-from litestar import Response, post
+from litestar import post
 from litestar.datastructures import UploadFile
+from litestar.types import ASGIApp
 
 from gateway.auth import admit, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_form
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, MissingValueError
-from gateway.metered import Served
+from gateway.metered import Rendered, Served, Work
+from gateway.repeats import repeatable
 from gateway.services import Services, services_of
 from gateway.transcripts import TranscriptFormat, render
 from openapi.endpoint import BINARY, CALL_ERRORS, TEXT, Endpoint
@@ -29,6 +32,11 @@ class TranscriptionForm(msgspec.Struct, frozen=True):
     language: str | None
     response_format: TranscriptFormat
     granularities: frozenset[str]
+
+    def fingerprint(self) -> bytes:
+        """All that the form asks for, but for the sound; a multipart body differs each time it is sent."""
+        asked = (self.model, self.language, self.response_format, sorted(self.granularities))
+        return msgspec.json.encode(asked)
 
 
 FORM_SCHEMA = {
@@ -77,12 +85,12 @@ with open("hello.wav", "rb") as sound:
     request_max_body_size=MAX_UPLOAD_BYTES + _FORM_OVERHEAD_BYTES,
     opt={"endpoint": ENDPOINT},
 )
-async def create_transcription(request: AnyRequest) -> Response[bytes]:
+async def create_transcription(request: AnyRequest) -> ASGIApp:
     """Turn speech into text.
 
     Charged by the sound's duration in milliseconds.
     """
-    services = services_of(request)
+    services, caller = services_of(request), caller_of(request)
     form = _check(await read_form(request))
     _require_known(services, form)
     upload = await form.upload.read()
@@ -96,9 +104,19 @@ async def create_transcription(request: AnyRequest) -> Response[bytes]:
         )
         return Served(transcript, transcript.audio_ms, transcript.engine, transcript.model)
 
-    charged = await services.metered.run(caller_of(request), "asr", trace_of(request), serve)
-    body, media_type = render(charged.value, form.response_format, form.granularities)
-    return Response(body, media_type=media_type, headers=charged.headers())
+    def rendered(served: Served[Transcript], _: UUID) -> Rendered:
+        return Rendered(*render(served.value, form.response_format, form.granularities))
+
+    work = Work(
+        caller=caller,
+        product="asr",
+        trace=trace_of(request),
+        timeout_s=services.settings.asr_timeout_s,
+        repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
+        units_ahead=1,  # a sound that lasts; how long is known when it is decoded
+        serve=serve,
+    )
+    return await services.metered.run(work, rendered)
 
 
 def _check(fields: dict[str, list[Any]]) -> TranscriptionForm:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from infra.errors import StartupError
-from serving.contract import EngineInfo
+from serving.contract import EngineInfo, Spoken
 from serving.engines.voices import MANDARIN, OPENAI_VOICES, runs, sentences
 from serving.errors import UnknownVoiceError
 from serving.media.tempo import change_tempo
@@ -77,8 +77,8 @@ class EspeakSynthesiser:
             voices=(*OPENAI_VOICES, *sorted(self._files)),
         )
 
-    def speak(self, text: str, voice: str, speed: float) -> Iterator[bytes]:
-        """Mono s16le at `sample_rate_hz`, one piece per sentence and language.
+    def speak(self, text: str, voice: str, speed: float) -> Iterator[Spoken]:
+        """One piece per sentence and language.
 
         `speed` scales 160 words a minute. eSpeak NG goes down to 80; what is slower is stretched.
 
@@ -89,11 +89,13 @@ class EspeakSynthesiser:
             raise UnknownVoiceError
         return self._pieces(text.replace("\0", " "), voice, speed)
 
-    def _pieces(self, text: str, voice: str, speed: float) -> Iterator[bytes]:
+    def _pieces(self, text: str, voice: str, speed: float) -> Iterator[Spoken]:
+        characters = 0
         for sentence in sentences(text):
             for voice_file, part in self._parts(sentence, voice):
+                characters += len(part)
                 if pcm := self._synthesise(part, voice_file, speed):
-                    yield pcm
+                    yield Spoken(pcm, characters)
 
     def _parts(self, sentence: str, voice: str) -> Iterator[tuple[str, str]]:
         if voice in self._files:

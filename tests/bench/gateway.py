@@ -22,6 +22,7 @@ import uvloop
 from litestar import Litestar, post
 
 from billing.ledger import Ledger
+from billing.requests import IdempotentRequests
 from gateway.app import add_headers
 from gateway.auth import admit
 from gateway.bodies import AnyRequest
@@ -88,13 +89,16 @@ def build(database_url: str) -> Litestar:
         for part in (keys, last_used, ledger):
             await part.start()
         limits = Limits(requests_per_minute=10**9, max_concurrent_calls=10**6, workers=1)
-        metered = Metered(ledger, limits, telemetry)
+        requests = IdempotentRequests(pool, ledger.session_id)
+        requests.start()
+        metered = Metered(ledger, requests, limits, telemetry)
         serving = cast(ServingClient, InstantEngine())
         app.state["services"] = Services(
-            Settings(), pool, keys, last_used, ledger, serving, limits, metered, telemetry
+            Settings(), pool, keys, last_used, ledger, requests, serving, limits, metered, telemetry
         )
         yield
         await ledger.close()
+        await requests.close()
         await last_used.close()
         await keys.close()
         await pool.close()

@@ -29,7 +29,7 @@ from infra.database import connect, open_pool
 from infra.ids import uuid7
 from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
-from tests.billing_world import add_account, audit, open_ledger
+from tests.billing_world import add_account, audit, open_ledger, write
 
 BATCH = 512
 
@@ -77,7 +77,7 @@ async def _function(database_url: str, tenants: list[str], seconds: float) -> Re
     while time.monotonic() - began < seconds:
         now = datetime.now(UTC)
         batch = [_charge(tenants, count + n, now) for n in range(BATCH)]
-        outcomes = await store.charge(connection, batch)
+        outcomes = await write(connection, batch)
         assert all(outcome.outcome == store.CHARGED for outcome in outcomes)
         count += BATCH
     elapsed_s = time.monotonic() - began
@@ -96,7 +96,9 @@ async def _ledger(database_url: str, tenants: list[str], callers: int, seconds: 
 
         async def call(number: int) -> None:
             while (before := time.monotonic()) - began < seconds:
-                await opened.charge(_charge(tenants, number, datetime.now(UTC)))
+                charge = _charge(tenants, number, datetime.now(UTC))
+                await opened.charge(charge)
+                opened.answered(charge.call_id)
                 waits_s.append(time.monotonic() - before)
                 number += callers
 

@@ -18,7 +18,7 @@ from billing.store import charges as store
 from billing.store.prices import read_price_versions
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
-from tests.billing_world import NOON, add_account, add_tenant, audit, charge, open_ledger
+from tests.billing_world import NOON, add_account, add_tenant, audit, charge, open_ledger, write
 
 INTENT_NANOS = (400_000, 320_000)  # plan `standard`: up to 100,000 calls, and beyond
 INTENT_EDGE = 100_000
@@ -355,10 +355,10 @@ async def test_a_cap_is_not_set_past_a_charge_that_is_under_way(database_url: st
     tenant_id = await add_account(pool)
     async with pool.connection() as connection:
         async with connection.transaction():
-            await store.charge(connection, [charge(tenant_id)])
+            await write(connection, [charge(tenant_id)])
             setting = asyncio.create_task(set_caps(pool, tenant_id, {INTENT_CALLS: 0}))
             await wait_for_locks(pool, "aiaas-test", 1)
             assert not setting.done()
         await setting
-        (after,) = await store.charge(connection, [charge(tenant_id)])
+        (after,) = await write(connection, [charge(tenant_id)])
     assert after.outcome == store.OVER_CAP

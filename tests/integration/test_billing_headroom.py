@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
@@ -12,11 +13,12 @@ from billing.caps import set_caps
 from billing.charges import CapReachedError
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, MONEY
+from billing.requests import IdempotentRequests
 from gateway.cli import main
 from gateway.customers import create_customer
 from gateway.errors import STATUS_AND_TYPE
 from gateway.limits import Limits
-from gateway.metered import Metered, Served
+from gateway.metered import Metered, Rendered, Served, Work
 from infra.database import Pool
 from infra.errors import InvalidValueError
 from infra.telemetry import Telemetry
@@ -50,7 +52,8 @@ async def test_a_tenant_at_its_cap_is_refused_without_work_and_a_raised_cap_admi
 ) -> None:
     tenant = await create_customer(pool, "Test", caps={INTENT_CALLS: 2})
     caller = KeyRecord("key_1", tenant.tenant_id, frozenset({"intent"}), (), None, None)
-    metered = Metered(ledger, Limits(1000, 100, 1), Telemetry.from_environ("test", {}))
+    requests = IdempotentRequests(pool, ledger.session_id)
+    metered = Metered(ledger, requests, Limits(1000, 100, 1), Telemetry.from_environ("test", {}))
     worked = 0
 
     async def serve() -> Served[str]:
@@ -58,17 +61,23 @@ async def test_a_tenant_at_its_cap_is_refused_without_work_and_a_raised_cap_admi
         worked += 1
         return Served("answer", 1, "engine", "model")
 
+    def as_text(served: Served[str], _: UUID) -> Rendered:
+        return Rendered(served.value.encode(), "text/plain")
+
+    work = Work(
+        caller=caller, product="intent", trace={}, timeout_s=5.0, repeatable=None, units_ahead=1, serve=serve
+    )
     for _ in range(2):
-        await metered.run(caller, "intent", {}, serve)
+        await metered.run(work, as_text)
     for _ in range(50):
         with pytest.raises(CapReachedError):
-            await metered.run(caller, "intent", {}, serve)
+            await metered.run(work, as_text)
     assert worked <= 3, "the first refusal may come from the charge, those after it come before the work"
     await set_caps(pool, tenant.tenant_id, {INTENT_CALLS: 3})
     raised_at = time.monotonic()
     await until(lambda: not refuses(ledger, tenant.tenant_id))
     assert time.monotonic() - raised_at < 1.0
-    await metered.run(caller, "intent", {}, serve)
+    await metered.run(work, as_text)
 
 
 async def test_what_is_in_flight_counts_and_is_given_back(ledger: Ledger, pool: Pool) -> None:

@@ -99,7 +99,7 @@ async def client(host: Host) -> AsyncIterator[ServingClient]:
 
 async def spoken(client: ServingClient, text: str, response_format: SpeechFormat = "wav") -> bytes:
     request = SpeechRequest(text, "alloy", 1.0, response_format)
-    return b"".join([piece async for piece in client.speak(request, timeout_s=30)])
+    return b"".join([piece.sound async for piece in client.speak(request, timeout_s=30)])
 
 
 async def test_the_host_says_which_engine_answers_for_each_part(host: Host) -> None:

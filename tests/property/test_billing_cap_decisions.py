@@ -17,7 +17,7 @@ from billing.prices import MeterPrice, Tier
 from billing.store import charges as store
 from infra.database import connect
 from infra.ids import new_id
-from tests.billing_world import NOON, charge
+from tests.billing_world import NOON, charge, write
 from tests.property.test_billing_rating import NANOS, PRICES, UNITS, near_edges
 
 METER_NAMES = [meter.meter for meter in METERS]
@@ -133,7 +133,7 @@ async def play(url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, o
             elif kind == "repeat":
                 again = auditor.charged[:value]  # type: ignore[misc]
                 if again:
-                    outcomes = await store.charge(connection, again)
+                    outcomes = await write(connection, again)
                     assert {one.outcome for one in outcomes} == {store.ALREADY_CHARGED}
             else:
                 batch = [
@@ -141,7 +141,7 @@ async def play(url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, o
                     for key_id, meter, units in value  # type: ignore[attr-defined]
                 ]
                 predicted = [auditor.decide(one) for one in batch]
-                assert [one.outcome for one in await store.charge(connection, batch)] == predicted
+                assert [one.outcome for one in await write(connection, batch)] == predicted
         rows = await (
             await connection.execute(
                 "SELECT meter, units FROM billing.period_counter WHERE tenant_id = %s", [tenant_id]

@@ -25,7 +25,7 @@ def recogniser() -> PocketsphinxRecogniser:
 
 
 def spoken(synthesiser: EspeakSynthesiser, text: str, voice: str = "alloy", speed: float = 1.0) -> bytes:
-    return b"".join(synthesiser.speak(text, voice, speed))
+    return b"".join(spoken.pcm for spoken in synthesiser.speak(text, voice, speed))
 
 
 def window_of(synthesiser: EspeakSynthesiser, text: str, voice: str = "alloy") -> Window:
