@@ -22,21 +22,10 @@ def read_rows(database_url: str, since_s: float, until_s: float | None = None) -
     """
     bounds = [_first_id(since_s), _first_id(until_s if until_s is not None else time.time() + 1)]
     query = """
-        SELECT to_jsonb(usage_row) FROM billing.usage_row WHERE call_id >= %s AND call_id < %s
+        SELECT replace(call_id::text, '-', ''), slice, entry, calls, units, tenant_id, key_id, meter
+        FROM billing.usage_row WHERE call_id >= %s AND call_id < %s
     """
-    return [
-        Row(
-            call_id=UUID(row["call_id"]).hex,
-            slice=row["slice"],
-            entry=row.get("entry", 0),
-            calls=row.get("calls", 1),
-            units=row["units"],
-            tenant_id=row["tenant_id"],
-            key_id=row["key_id"],
-            meter=row["meter"],
-        )
-        for (row,) in _query(database_url, query, bounds)
-    ]
+    return [Row(*row) for row in _query(database_url, query, bounds)]
 
 
 def read_tiers(database_url: str, price_version_id: str, meter: str) -> list[Tier]:

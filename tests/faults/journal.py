@@ -80,11 +80,17 @@ class Journal:
         self._lock = threading.Lock()
         self._attempts = 0
         self._in_flight = 0
+        self._answered = 0
 
     @property
     def in_flight(self) -> int:
         """Attempts that were sent and have not ended."""
         return self._in_flight
+
+    @property
+    def answered(self) -> int:
+        """Attempts that were answered."""
+        return self._answered
 
     def sent(
         self,
@@ -117,6 +123,7 @@ class Journal:
         """Write an attempt's end."""
         with self._lock:
             self._in_flight -= 1
+            self._answered += entry.outcome == "answered"
             self._write(entry)
 
     def mark(self, what: str) -> Mark:

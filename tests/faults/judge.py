@@ -42,13 +42,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         refusals: statuses that clients may get besides success.
         may_break_after_s: attempts sent later than this may end without a complete answer.
         killed_in_flight: attempts under way when a worker was killed, over all kills: as many calls may have
-            been answered and voided. None where no worker was killed: then nothing may be voided either.
+            been answered and voided.
         may_leave: clients may give a request up, and its charge stays.
     """
 
     refusals: frozenset[int] = frozenset()
     may_break_after_s: float = NEVER
-    killed_in_flight: int | None = None
+    killed_in_flight: int = 0
     may_leave: bool = False
 
 
@@ -65,6 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         doubled: calls charged more than once, and requests charged under more than one call.
         orphaned: calls charged, not answered, and not taken back.
         unexplained: calls that no attempt explains.
+        awaits_voids: how many of all these a void that is still to come would mend.
     """
 
     answered: int = 0
@@ -77,12 +78,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     orphaned: int = 0
     unexplained: int = 0
     overrun: int = 0
+    awaits_voids: int = 0
     findings: tuple[str, ...] = ()
-
-    @property
-    def waits_for_voids(self) -> bool:
-        """Whether voids that are still to come may mend it."""
-        return bool(self.orphaned or self.doubled)
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -125,16 +122,16 @@ class Call:
 
     @property
     def is_well_formed(self) -> bool:
-        """Charged at most once at any time, and taken back by no more than was charged."""
+        """Charged at most once at any time, for no more than at first, and never less than nothing."""
         calls = units = 0
         for place, row in enumerate(self.rows):
             calls, units = calls + row.calls, units + row.units
             is_charge = row.entry % 2 == 0
             if row.entry != place or (row.units < 0 if is_charge else row.units > 0):
                 return False
-            if calls not in (0, 1) or units < 0 or (is_charge and row.calls != 1):
+            if calls not in (0, 1) or not 0 <= units <= self.rows[0].units:
                 return False
-        return True
+        return self.rows[0].calls == 1
 
     @property
     def is_voided_in_part(self) -> bool:
@@ -195,11 +192,9 @@ def judge(entries: Sequence[Entry], rows: Iterable[Row], rules: Rules) -> Verdic
     _tell(findings, "requests charged under more than one call", charged_again)
     _tell(findings, "calls charged, not answered, and not voided", orphaned)
     _tell(findings, "calls that no attempt explains", unexplained)
-    if len(taken_back) > (rules.killed_in_flight or 0):
-        excused = f"{rules.killed_in_flight or 0} were in flight at a kill"
+    if len(taken_back) > rules.killed_in_flight:
+        excused = f"{rules.killed_in_flight} were in flight at a kill"
         _tell(findings, f"calls answered and voided ({excused})", taken_back)
-    if rules.killed_in_flight is None:
-        _tell(findings, "calls voided though no worker was killed", voided)
     return Verdict(
         answered=len({attempt.sent.request for attempt in attempts if attempt.is_answered}),
         refused=sum(attempt.ended.outcome == "refused" for attempt in attempts),
@@ -210,6 +205,7 @@ def judge(entries: Sequence[Entry], rows: Iterable[Row], rules: Rules) -> Verdic
         doubled=len(malformed) + len(shared) + len(split) + len(charged_again),
         orphaned=len(orphaned),
         unexplained=len(unexplained),
+        awaits_voids=len(orphaned) + len(charged_again),
         findings=tuple(findings),
     )
 

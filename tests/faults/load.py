@@ -7,15 +7,19 @@ from random import Random
 
 from tests.faults.client import ATTEMPT_TIMEOUT_S, Client, Customer, mixed_call
 from tests.faults.journal import Ended, Journal
+from tests.stack import wait_until
 
 Step = Callable[[Client], Awaitable[bool]]
 """What a client does over and over; False when it is done."""
 
 _PAUSE_AFTER_FAILURE_S = 0.2
+_UNDER_WAY_TIMEOUT_S = 5.0
 
 
 class Load:
-    """Clients at work, from `with` to the end of the block; then each finishes what it has in hand.
+    """Clients at work while the block lasts; afterwards each finishes what it has in hand.
+
+    The block begins when about everyone has been answered once.
 
     Args:
         steps: one for each client.
@@ -32,7 +36,9 @@ class Load:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Load":
+        enough = self._journal.answered + len(self._steps)
         self._thread.start()
+        wait_until(lambda: self.is_done or self._journal.answered >= enough, _UNDER_WAY_TIMEOUT_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -40,7 +40,7 @@ class Round:
         self.started_s = time.time()
         self.journal = Journal(world.folder / f"{name}-{seed}-{int(self.started_s)}.jsonl")
         self._loads = 0
-        self._killed_in_flight: int | None = None
+        self._killed_in_flight = 0
         self._log = ServerLog(world.database_log)
 
     def load(self, steps: Sequence[Step] | None = None) -> Load:
@@ -59,7 +59,7 @@ class Round:
 
     def mark_kill(self, what: str) -> None:
         """The same, where a worker dies: calls in flight may be answered and voided."""
-        self._killed_in_flight = (self._killed_in_flight or 0) + self.mark(what).in_flight
+        self._killed_in_flight += self.mark(what).in_flight
 
     def expect(self, holds: bool, otherwise: str) -> None:
         """A promise that the scenario checks itself."""
@@ -76,7 +76,7 @@ class Round:
         deadline_s = time.time() + VOID_TIMEOUT_S
         while True:
             verdict = judge(read(self.journal.path), self.rows(), rules)
-            if not verdict.waits_for_voids or time.time() > deadline_s:
+            if not verdict.awaits_voids or time.time() > deadline_s:
                 break
             time.sleep(_LOOK_AGAIN_S)
         found = (*self.findings, *verdict.findings, *reconcile(self.world.stack), *self._log.deadlocks())

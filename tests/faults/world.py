@@ -34,11 +34,13 @@ class World:
     Args:
         folder: for all its files; it must be there.
         workers: gateway processes.
+        environ: further settings of `aiaas up`.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, environ: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.workers = workers
+        self._environ = environ or {}
         self.postgres = EmbeddedPostgres(folder / "database")
         self.database_log = folder / "database" / "postgres" / "server.log"
         self.customers: list[Customer] = []
@@ -55,7 +57,8 @@ class World:
             "REQUESTS_PER_MINUTE": _MANY,
             "MAX_CONCURRENT_CALLS": _MANY,
         }  # it is faults that are tried here
-        self.stack = Stack(self.folder / "home", self.workers, {"DATABASE_URL": wired, **limits})
+        environ = {"DATABASE_URL": wired, **limits, **self._environ}
+        self.stack = Stack(self.folder / "home", self.workers, environ)
         self.stack.start()
         assert self.stack.cli("db-url")["url"] == wired
         self.customers = [self.new_customer() for _ in range(_CUSTOMERS)]

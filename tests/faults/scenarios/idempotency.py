@@ -34,6 +34,7 @@ _AT_ONCE = 3
 _OFFICIAL_RETRIES = 5
 _KILLS = 0.5  # of the rounds kill a worker
 _REUSED = "idempotency_key_reused"
+_OTHER = " other"
 _EXPECTED = frozenset({409, 422, 429, 503, 504})
 
 
@@ -64,9 +65,12 @@ def idempotency(run: Round) -> Judged:
 def _check(run: Round, kills: bool) -> None:
     attempts = attempts_of(read(run.journal.path))
     answered = {attempt.sent.request for attempt in attempts if attempt.is_answered}
-    given_up = {attempt.sent.request for attempt in attempts if attempt.sent.is_retried} - answered
+    reused = {attempt.sent.request for attempt in attempts if attempt.sent.request.endswith(_OTHER)}
+    given_up = {attempt.sent.request for attempt in attempts if attempt.sent.is_retried} - answered - reused
+    codes = {one.ended.code for one in attempts if one.sent.request in reused and one.ended.code}
     replays = sum(attempt.ended.is_replay for attempt in attempts)
     run.expect(len(given_up) <= len(answered) // 50, f"{len(given_up)} requests were never answered")
+    run.expect(codes <= {_REUSED}, f"another request under a used key met {sorted(map(str, codes))}")
     run.expect(replays > 0, "no answer says that it was replayed")
     if not kills:
         firsts = [attempt for attempt in attempts if attempt.is_answered and not attempt.ended.is_replay]
@@ -115,7 +119,7 @@ async def _until_answered(
 async def _reuse(client: Client, customer: Customer, call: Call, key: str) -> None:
     """Another request under a key that was used: refused, and not charged."""
     other = intent_call(client.rng, call.units % 3 + 4)  # larger than any mixed call's
-    await client.send(customer, other, idempotency_key=key)
+    await client.send(customer, other, request=key + _OTHER, idempotency_key=key)
 
 
 def _officially(customer: Customer, lossy: Callable[[], str]) -> Step:
@@ -124,7 +128,7 @@ def _officially(customer: Customer, lossy: Callable[[], str]) -> Step:
     async def step(client: Client) -> bool:
         call = mixed_call(client.rng)
         attempt = client.begin(customer, call, client.new_request(), is_retried=True)
-        outcome = await _ask_officially(attempt, customer, call, lossy())
+        outcome = await _ask_officially(client, attempt, customer, call, lossy())
         client.journal.ended(outcome)
         await pause_after(outcome)
         return True
@@ -132,17 +136,21 @@ def _officially(customer: Customer, lossy: Callable[[], str]) -> Step:
     return step
 
 
-async def _ask_officially(attempt: int, customer: Customer, call: Call, url: str) -> Ended:
-    async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key=customer.key, max_retries=_OFFICIAL_RETRIES, timeout=ATTEMPT_TIMEOUT_S
-    ) as official:
-        try:
-            answer = await _sender(official, call)()
-            return ended(attempt, answer, answer.content)
-        except openai.APIStatusError as error:
-            return ended(attempt, error.response, error.response.content)
-        except (openai.APIConnectionError, httpx.HTTPError):
-            return broken(attempt)
+async def _ask_officially(client: Client, attempt: int, customer: Customer, call: Call, url: str) -> Ended:
+    official = openai.AsyncOpenAI(
+        base_url=f"{url}/v1",
+        api_key=customer.key,
+        max_retries=_OFFICIAL_RETRIES,
+        timeout=ATTEMPT_TIMEOUT_S,
+        http_client=client.http,
+    )
+    try:
+        answer = await _sender(official, call)()
+        return ended(attempt, answer, answer.content)
+    except openai.APIStatusError as error:
+        return ended(attempt, error.response, error.response.content)
+    except (openai.APIConnectionError, httpx.HTTPError):
+        return broken(attempt)
 
 
 def _sender(official: openai.AsyncOpenAI, call: Call) -> Callable[[], Awaitable[httpx.Response]]:
@@ -152,7 +160,7 @@ def _sender(official: openai.AsyncOpenAI, call: Call) -> Callable[[], Awaitable[
 
         async def transcribe() -> httpx.Response:
             raw = await official.audio.transcriptions.with_raw_response.create(
-                model="whisper-1", file=("hum.wav", upload)
+                model="whisper-1", file=("noise.wav", upload)
             )
             return raw.http_response
 
