@@ -1,8 +1,8 @@
-"""What it costs: meters, money, prices, caps, the ledger, usage, receipts, draft invoices.
+"""What it costs: meters, money, prices, caps, the ledger, usage, receipts, draft invoices, alerts.
 
-Owns the database schema `billing`. Refuses a charge for a tenant without an account, a second use of a
-call's id for another call, a call that would pass a cap, a change to a price version, and any amount that
-is not an integer.
+Owns the database schema `billing`, and `procrastinate` for the billing worker's jobs. Refuses a charge for a
+tenant without an account, a second use of a call's id for another call, a call that would pass a cap, a
+change to a price version, a webhook to an address that is not public, and any amount that is not an integer.
 
 Guarantees:
     `Ledger.charge` returns only when the usage row is committed, and a call is counted once however often
@@ -12,6 +12,14 @@ Guarantees:
         locks of everything that the cap counts, and a cap is set under the same locks.
     Rating is exact; `money.round_half_away` rounds, once, when a line becomes minor units.
     A usage row names its period, and a period its price version: every amount can be computed again.
-    Usage rows can be partitioned by time: call ids begin with their time (UUID version 7), so ranges of
-        `call_id` are ranges of time and the primary key stays unique over all partitions.
+    An alert is raised once for its occasion, and its webhook messages are written in its transaction: each
+        is delivered at least once, under one id, or given up after ten attempts over a day.
+    Webhooks reach public addresses only, whatever a name is made to point to.
+    A charge whose answer did not leave is taken back by its worker, or within a minute of its death by
+        another one: once, by an entry with negative units, which counters, caps and invoices follow.
+    A request that is known again runs under one call id, and one call id is charged once.
+    A closed month changes no more: what comes later counts in the next one and is marked late.
+    Usage rows are partitioned by time, and old partitions can be detached: call ids begin with their time
+        (UUID version 7), so ranges of `call_id` are ranges of time, the primary key is unique over all
+        partitions, and an id whose partition is gone is refused.
 """

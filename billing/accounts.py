@@ -53,9 +53,28 @@ async def open_account(
     return account
 
 
-async def _check_with_server(connection: Connection, plan: str, currency: str, time_zone: str) -> None:
+async def change_plan(connection: Connection, tenant_id: str, plan: str) -> Account:
+    """Put an account on another plan, in the caller's transaction. Months that are open keep their prices.
+
+    Raises:
+        InvalidValueError: the plan has no prices in the account's currency.
+        NotFoundError: the tenant has no account.
+    """
+    async with connection.transaction():
+        account = await store.update_plan(connection, tenant_id, plan)
+        if account is None:
+            raise NotFoundError("This tenant has no billing account.", "tenant_id")
+        await _check_prices(connection, plan, account.currency)
+    return account
+
+
+async def _check_prices(connection: Connection, plan: str, currency: str) -> None:
     if not await has_price_version(connection, plan, currency):
         raise InvalidValueError("There is no such plan with prices in this currency.", "plan")
+
+
+async def _check_with_server(connection: Connection, plan: str, currency: str, time_zone: str) -> None:
+    await _check_prices(connection, plan, currency)
     try:
         await store.try_time_zone(connection, time_zone)
     except errors.InvalidParameterValue:

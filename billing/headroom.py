@@ -9,8 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from psycopg import Error, sql
@@ -28,6 +27,7 @@ _READ_TIMEOUT_S: Final = 2.0
 _MAX_TENANTS: Final = 10_000
 
 Holder = tuple[str | None, str]  # a key, or None for its tenant; and a meter
+Flying = tuple[str, str | None, str]  # a tenant, its key or None for all of them, a meter
 Rooms = dict[Holder, dict[str, int]]  # by the cap's name: the units that there is still room for
 
 
@@ -45,6 +45,25 @@ class _View:
         of_holder[cap] = min(units_left, of_holder.get(cap, units_left))
 
 
+class _Held(AbstractContextManager[None]):
+    """Units of a call in flight, of its tenant and of its key."""
+
+    __slots__ = ("_flying", "_in_flight", "_units")
+
+    def __init__(self, in_flight: Counter[Flying], flying: tuple[Flying, Flying], units: int) -> None:
+        self._in_flight = in_flight
+        self._flying = flying
+        self._units = units
+        for one in flying:
+            in_flight[one] += units
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._flying:
+            self._in_flight[one] -= self._units
+            if not self._in_flight[one]:
+                del self._in_flight[one]
+
+
 class Headroom:
     """The view of one worker. One event loop.
 
@@ -56,7 +75,7 @@ class Headroom:
         self._database_url = database_url
         self._views: dict[str, _View] = {}
         self._served: dict[str, int] = {}  # when last, in monotonic nanoseconds
-        self._in_flight: Counter[tuple[str, str | None, str]] = Counter()
+        self._in_flight: Counter[Flying] = Counter()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,25 +89,15 @@ class Headroom:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    @contextmanager
-    def hold(self, tenant_id: str, key_id: str, meter: str, units: int) -> Generator[None]:
-        """Count a call as in flight.
+    def hold(self, tenant_id: str, key_id: str, meter: str, units: int) -> AbstractContextManager[None]:
+        """Count a call as in flight, until the block ends.
 
         Raises:
             CapReachedError: with what is in flight already, there is no room for it.
         """
         self._serve(tenant_id)
         self._check(tenant_id, key_id, meter, units)
-        flying = ((tenant_id, None, meter), (tenant_id, key_id, meter))
-        for one in flying:
-            self._in_flight[one] += units
-        try:
-            yield
-        finally:
-            for one in flying:
-                self._in_flight[one] -= units
-                if not self._in_flight[one]:
-                    del self._in_flight[one]
+        return _Held(self._in_flight, ((tenant_id, None, meter), (tenant_id, key_id, meter)), units)
 
     def note_charged(self, charge: Charge) -> None:
         """A charge was made here: so much less is left, until the view is read again."""

@@ -16,8 +16,8 @@ broke, or because this worker died, is taken back: a customer pays for answers.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 from uuid import UUID
 
@@ -76,6 +76,7 @@ class Ledger:
         self._close_timeout_s = close_timeout_s
         self._connection = ChargeConnection(database_url, "aiaas-ledger", lock_timeout_ms)
         self._side_connection = ChargeConnection(database_url, "aiaas-ledger-locked", lock_timeout_ms)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pump: Pump | None = None
         self._side_pump: Pump | None = None
         self._set_aside: Counter[str] = Counter()
@@ -94,6 +95,7 @@ class Ledger:
             await self._connection.open()
         except OperationalError as error:
             raise unreachable(error) from None
+        self._loop = asyncio.get_running_loop()
         self._pump = self._new_pump(self._connection, self._move_aside)
         self._side_pump = self._new_pump(self._side_connection, self._wait_aside)
         self._headroom.start()
@@ -134,20 +136,15 @@ class Ledger:
         """
         check_charge(charge)
         entry = entry_of(charge, keep, is_known)
-        waiting = Waiting(entry, asyncio.get_running_loop().create_future(), is_answered_elsewhere)
+        waiting = self._waiting(entry, is_answered_elsewhere)
         self._add(waiting)
         try:
-            async with asyncio.timeout(self._charge_timeout_s):
-                charged = await waiting.answer
-            self._headroom.note_charged(charge)
-            return charged
+            charged = await waiting.answer
         except CapReachedError as error:
             self._headroom.note_refused(charge, error.cap)
             raise
-        except TimeoutError:
-            raise LedgerUnavailableError(
-                "The call could not be recorded in time. Try again.", retry_after_s=2
-            ) from None
+        self._headroom.note_charged(charge)
+        return charged
 
     def answered(self, call_id: UUID) -> None:
         """The call's answer has left: it stays charged, whatever becomes of this worker."""
@@ -165,8 +162,7 @@ class Ledger:
         if waiting:
             await asyncio.wait([one.answer for one in waiting], timeout=_VOID_TIMEOUT_S)
 
-    @contextmanager
-    def hold(self, tenant_id: str, key_id: str, meter: str, units: int = 1) -> Generator[None]:
+    def hold(self, tenant_id: str, key_id: str, meter: str, units: int = 1) -> AbstractContextManager[None]:
         """Keep room under the caps for a call while it is served and charged, in this worker's own view.
 
         No round trip. What is certain is decided by `charge`; this spares the work for calls that it would
@@ -175,8 +171,7 @@ class Ledger:
         Raises:
             CapReachedError: the view says that the call would pass a cap.
         """
-        with self._headroom.hold(tenant_id, key_id, meter, units):
-            yield
+        return self._headroom.hold(tenant_id, key_id, meter, units)
 
     def depth(self) -> int:
         """How many charges wait for their commit."""
@@ -244,10 +239,14 @@ class Ledger:
         queued = list[Waiting]()
         for pump in (self._pump, self._side_pump):
             if pump is not None and pump.connection.is_in_flight(entry.call_id):
-                void = _void(entry, pump.connection.session_id, units)
-                queued.append(Waiting(void, asyncio.get_running_loop().create_future(), False))
+                queued.append(self._waiting(_void(entry, pump.connection.session_id, units), False))
                 pump.add(queued[-1])
         return queued
+
+    def _waiting(self, entry: Entry, is_answered_elsewhere: bool) -> Waiting:
+        assert self._loop is not None
+        give_up_s = self._loop.time() + self._charge_timeout_s
+        return Waiting(entry, self._loop.create_future(), give_up_s, is_answered_elsewhere)
 
     def _new_pump(self, connection: ChargeConnection, on_locked: Callable[[list[Waiting]], None]) -> Pump:
         return Pump(connection, self._batch_limit, self._telemetry, on_locked, self._take_back)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from fractions import Fraction
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -17,7 +18,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One call as it was charged.
 
     Attributes:
-        units: of all slices of the call.
+        status: `charged`, or `voided` when the call was taken back.
+        units: of all slices of the call, less what was taken back.
         amount_nanos: exact, at the tiers that the call fell into: a whole number of 10^-9 currency units,
             or `numerator/denominator`. A month's receipts add up to its rating, to the last digit.
         amount: the same for people, to nine decimals: `0.0004 USD`.
@@ -26,6 +28,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     call_id: UUID
+    status: Literal["charged", "voided"]
     key_id: str
     meter: str
     units: int
@@ -57,6 +60,7 @@ async def receipt(pool: Pool, tenant_id: str, call_id: UUID) -> Receipt:
     nanos = sum((price.rate_call(row.units_before, row.units) for row in rows), Fraction(0))
     return Receipt(
         call_id=first.call_id,
+        status="charged" if sum(row.calls for row in rows) else "voided",
         key_id=first.key_id,
         meter=first.meter,
         units=sum(row.units for row in rows),

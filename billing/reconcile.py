@@ -1,4 +1,4 @@
-"""Promise 2, on a live system: counters, roll-ups and keys' counters are the sums of the usage rows.
+"""Promise 2, on a live system: counters, roll-ups, keys' counters, invoices are the sums of the usage rows.
 
 Walks the months of all tenants in pages, but for those whose usage rows were detached (`billing.retention`).
 Each page is compared inside the database by one statement, a transaction of its own. A charge writes all that
@@ -75,7 +75,7 @@ def describe(one: Difference) -> str:
     """A difference in one line."""
     place = " ".join(part for part in (one.tenant_id, one.period, one.meter, one.key_id, one.hour) if part)
     says = f"says {one.calls} calls, {one.units} units"
-    money = f", and is off by {one.rated} in rated money" if one.rated else ""
+    money = f", and is off by {one.rated} in money" if one.rated else ""
     return (
         f"{one.what} {place}: {says}; the usage rows are {one.calls_of_rows} calls, {one.units_of_rows} units"
         f"{money}"

@@ -94,7 +94,7 @@ async def _open_services(
     telemetry = Telemetry.from_environ("aiaas-gateway", os.environ)
     pool = await open_pool(database_url, _POOL_SIZE, "aiaas-gateway")
     serving = await ServingClient.connect(ray_address, settings, telemetry)
-    keys = KeyCache(pool, database_url)
+    keys = KeyCache(pool, database_url, lookup_timeout_s=settings.charge_timeout_s / 2)
     last_used = LastUsed(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
     limits = Limits(
@@ -129,12 +129,9 @@ async def add_headers(message: Message, scope: Scope) -> None:
     if message["type"] != "http.response.start":
         return
     state = scope["state"]
-    headers = {"x-request-id": request_id_of(scope)}
+    headers = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
     if window := state.get("rate_window"):
-        headers |= window.headers()
+        headers += window.headers()
     if end_span := state.get("end_span"):
         end_span()
-    message["headers"] = [
-        *message["headers"],
-        *((name.encode(), value.encode()) for name, value in headers.items()),
-    ]
+    message["headers"] = headers

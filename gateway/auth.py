@@ -1,46 +1,63 @@
 """Who may come in: bearer key -> Caller, then a place in the caller's minute.
 
-A route names its product in `guards=[admit("asr")]`; the guard runs before the body is read, so that a
-stranger's 25 MB are never taken in.
+A route names its product in `before_request=admit("asr")`, which runs before the body is read, so that a
+stranger's 25 MB are never taken in. It is not one of Litestar's guards: before each of those Litestar
+copies the whole route handler, which costs more than the door does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.handlers.base import BaseRouteHandler
+from litestar.types import Scope
 
-from gateway.services import services_of
+from gateway.headers import headers_of
+from gateway.services import Services, services_of
 from tenants.authenticate import authenticate, require_scope
 from tenants.records import KeyRecord, Product
 
 Caller = KeyRecord
 Connection = ASGIConnection[Any, Any, Any, Any]
-Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
+Door = Callable[[Request[Any, Any, Any]], Awaitable[None]]
+
+_NO_TRACE: Mapping[str, str] = {}
 
 
-def admit(product: Product | None) -> Guard:
-    """A guard that lets in keys with the product's scope; None lets in every valid key."""
+def admit(product: Product | None) -> Door:
+    """What lets in keys with the product's scope, within their limits; None lets in every valid key."""
 
-    async def guard(connection: Connection, _: BaseRouteHandler) -> None:
-        services = services_of(connection)
-        state = connection.scope["state"]
-        # Ended when the answer starts, by the hook that adds its headers.
-        state["trace"], state["end_span"] = services.telemetry.open_span("call", _callers_trace(connection))
-        with services.telemetry.span("auth", state["trace"]):
-            peer = connection.client.host if connection.client else None
-            caller = await authenticate(services.keys, bearer_key(connection), peer, datetime.now(UTC))
-            if product:
-                require_scope(caller, product)
-            services.last_used.note(caller.key_id)
-            state["caller"] = caller
+    async def door(request: Request[Any, Any, Any]) -> None:
+        services = services_of(request)
+        state = request.scope["state"]
+        caller = await identify(services, request.scope, product)
         with services.telemetry.span("limits", state["trace"]):
-            window = await services.limits.count_request(caller.tenant_id, caller.key_id)
+            window = await services.limits.count_request(caller)
             state["rate_window"] = window
             window.check()
 
-    return guard
+    return door
+
+
+async def identify(services: Services, scope: Scope, product: Product | None) -> Caller:
+    """The caller behind a request, whose span begins here; it ends when the answer starts, in `add_headers`.
+
+    Raises:
+        AuthenticationError, PermissionDeniedError, UnavailableError: see `tenants.authenticate`.
+    """
+    state = scope["state"]
+    headers = headers_of(scope)
+    state["trace"], state["end_span"] = services.telemetry.open_span("call", _callers_trace(headers))
+    with services.telemetry.span("auth", state["trace"]):
+        client = scope["client"]
+        key = bearer_key(headers.get(b"authorization", b""))
+        caller = await authenticate(services.keys, key, client[0] if client else None, datetime.now(UTC))
+        if product:
+            require_scope(caller, product)
+        services.last_used.note(caller.key_id)
+    state["caller"] = caller
+    return caller
 
 
 def caller_of(connection: Connection) -> Caller:
@@ -48,10 +65,11 @@ def caller_of(connection: Connection) -> Caller:
     return connection.scope["state"]["caller"]
 
 
-def bearer_key(connection: Connection) -> str | None:
-    """The text after `Bearer`; None when there is no such header."""
-    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+def bearer_key(authorization: bytes) -> str | None:
+    """The text after `Bearer`; None when there is none."""
+    scheme, _, key = authorization.decode("latin-1").partition(" ")
+    key = key.strip()
+    return key if key and scheme.lower() == "bearer" else None
 
 
 def trace_of(connection: Connection) -> Mapping[str, str]:
@@ -59,7 +77,9 @@ def trace_of(connection: Connection) -> Mapping[str, str]:
     return connection.scope["state"]["trace"]
 
 
-def _callers_trace(connection: Connection) -> Mapping[str, str]:
-    """The caller's W3C trace context, where one was sent."""
-    headers = connection.headers
-    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+def _callers_trace(headers: Mapping[bytes, bytes]) -> Mapping[str, str]:
+    """The caller's W3C trace context, where one was sent; its state means nothing without its parent."""
+    if b"traceparent" not in headers:
+        return _NO_TRACE
+    names = (b"traceparent", b"tracestate")
+    return {name.decode(): headers[name].decode("latin-1") for name in names if name in headers}

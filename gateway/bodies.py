@@ -7,6 +7,7 @@ from litestar import Request
 from litestar.exceptions import HTTPException
 
 from gateway.errors import BodyError, InvalidJsonError, MissingValueError, UnsupportedMediaTypeError
+from gateway.headers import headers_of
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -19,8 +20,7 @@ async def read_json(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> T:
         UnsupportedMediaTypeError: the content type is not JSON.
         InvalidJsonError, MissingValueError, BodyError: the body is not what the endpoint takes.
     """
-    kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("application/json"):
+    if not _content_type(request).startswith(b"application/json"):
         raise UnsupportedMediaTypeError("Send JSON, with the header `Content-Type: application/json`.")
     body = await request.body()
     try:
@@ -38,8 +38,7 @@ async def read_form(request: AnyRequest) -> dict[str, list[Any]]:
         UnsupportedMediaTypeError: the content type is not multipart/form-data.
         BodyError: the form is broken.
     """
-    kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
+    if not _content_type(request).startswith(b"multipart/form-data"):
         raise UnsupportedMediaTypeError("Send the file as multipart/form-data, as the `openai` clients do.")
     try:
         form = await request.form()
@@ -50,6 +49,10 @@ async def read_form(request: AnyRequest) -> dict[str, list[Any]]:
     except UnicodeDecodeError:
         raise BodyError("A form field is not UTF-8 text.") from None
     return {name: form.getall(name) for name in form}
+
+
+def _content_type(request: AnyRequest) -> bytes:
+    return headers_of(request.scope).get(b"content-type", b"").lower()
 
 
 def _shape_error(reason: str) -> BodyError | MissingValueError:

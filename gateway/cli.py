@@ -10,7 +10,9 @@ from gateway.commands.credit import tenant_add_credit
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
 from gateway.commands.money import invoice, reconcile_command, usage_command
+from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
+from gateway.commands.plans import plan
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from infra.migrations import migrate
 
@@ -40,7 +42,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1, 64), help="Gateway processes. [default: 1]")
 @as_json
 def up(host: str | None, port: int | None, workers: int | None, json: bool) -> None:
-    """Start everything on this machine: PostgreSQL, Ray Serve with three engines, the gateway.
+    """Start everything on this machine: PostgreSQL, Ray Serve with three engines, billing, the gateway.
 
     Stays until Ctrl-C, and starts again what dies. On first start it makes a demo tenant and writes its
     key to $AIAAS_HOME/demo.env. With DATABASE_URL or RAY_ADDRESS set, those are used instead of own ones.
@@ -87,7 +89,8 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-for command in (tenant, key, usage_command, invoice, reconcile_command, partition, demo):
+_MONEY = (usage_command, invoice, reconcile_command, partition, webhook, alert)
+for command in (tenant, plan, key, *_MONEY, demo):
     main.add_command(command)
 
 

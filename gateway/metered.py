@@ -27,7 +27,7 @@ from gateway.answer import Answer, StreamedAnswer
 from gateway.limits import Limits
 from gateway.repeats import Repeatable
 from infra.errors import DomainError
-from infra.ids import uuid7
+from infra.ids import CallIds
 from infra.telemetry import Telemetry
 from serving.contract import SpeechPiece
 from tenants.records import KeyRecord, Product
@@ -94,6 +94,7 @@ class Metered:
         self._requests = requests
         self._limits = limits
         self._telemetry = telemetry
+        self._call_ids = CallIds()
 
     async def run(self, work: Work[T], render: Callable[[Served[T], UUID], Rendered]) -> Answer:
         """Serve and charge one call.
@@ -121,7 +122,7 @@ class Metered:
                 self._ledger, charge, rendered.body, rendered.media_type, claimed.charged is not None
             )
 
-        with self._limits.slot(work.caller.tenant_id):
+        with self._limits.slot(work.caller):
             return await self._run(work, answer)
 
     async def run_stream(
@@ -151,7 +152,7 @@ class Metered:
             )
 
         with ExitStack() as stack:
-            stack.enter_context(self._limits.slot(work.caller.tenant_id))
+            stack.enter_context(self._limits.slot(work.caller))
             streamed = await self._run(work, answer)
             weakref.finalize(streamed, streamed.held.close)
         return streamed
@@ -183,7 +184,7 @@ class Metered:
             return await self._requests.claim(
                 work.repeatable.identity, lease_s=work.lease_s, wait_s=work.timeout_s
             )
-        fresh = Claimed(uuid7(), datetime.now(UTC), False, None, None)
+        fresh = Claimed(self._call_ids.next(), datetime.now(UTC), False, None, None)
         if work.repeatable is not None:
             self._requests.note(work.repeatable.identity, fresh.call_id, fresh.occurred_at, work.lease_s)
         return fresh

@@ -1,6 +1,7 @@
 """How a request is known again: by its `Idempotency-Key`, or as the official client's own retry."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
@@ -8,13 +9,15 @@ import msgspec
 
 from billing.requests import KEPT_S, RETRIES_KEPT_S, Identity
 from gateway.bodies import AnyRequest
+from gateway.headers import headers_of
 from infra.errors import InvalidValueError
 from tenants.records import KeyRecord
 
 _MAX_KEY_LENGTH: Final = 255
-_KEY_HEADER: Final = "idempotency-key"
+_WELL_FORMED: Final = re.compile(rb"[ -~]{1,%d}" % _MAX_KEY_LENGTH)
+_KEY_HEADER: Final = b"idempotency-key"
 # Sent by OpenAI's clients with every request: 0, then 1 and more when they try again by themselves.
-_RETRY_HEADER: Final = "x-stainless-retry-count"
+_RETRY_HEADER: Final = b"x-stainless-retry-count"
 
 
 class Repeatable(msgspec.Struct, frozen=True):
@@ -42,21 +45,21 @@ def repeatable(
     Raises:
         InvalidValueError: the key is not 1 to 255 printable ASCII characters.
     """
-    headers = request.headers
+    headers = headers_of(request.scope)
     key, retries = headers.get(_KEY_HEADER), headers.get(_RETRY_HEADER)
     if key is None and retries is None:
         return None
     fingerprint = _digest(request.scope["path"].encode(), *parts())
     if key is not None:
-        if not (1 <= len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        if not _WELL_FORMED.fullmatch(key):
             raise InvalidValueError(
                 f"An Idempotency-Key has 1 to {_MAX_KEY_LENGTH} printable ASCII characters.",
                 "Idempotency-Key",
             )
-        claim = _digest(b"key", caller.tenant_id.encode(), key.encode())
+        claim = _digest(b"key", caller.tenant_id.encode(), key)
         return Repeatable(Identity(claim, fingerprint, KEPT_S), "key")
     claim = _digest(b"body", caller.key_id.encode(), fingerprint)
-    return Repeatable(Identity(claim, fingerprint, RETRIES_KEPT_S), "first" if retries == "0" else "retry")
+    return Repeatable(Identity(claim, fingerprint, RETRIES_KEPT_S), "first" if retries == b"0" else "retry")
 
 
 def _digest(*parts: bytes) -> bytes:

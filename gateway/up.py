@@ -27,6 +27,8 @@ Report = Callable[[Progress], None]
 _SERVING_PARTS = {"ray", "media", "asr", "intent", "tts"}
 _SERVING_TIMEOUT_S = 120.0
 _WORKER_TIMEOUT_S = 60.0
+_BILLING_TIMEOUT_S = 60.0
+_BILLING_STOP_S = 15.0
 _SERVING_STOP_S = 20.0
 _WATCH_EVERY_S = 0.2
 _FIRST_PAUSE_S = 0.5
@@ -66,7 +68,7 @@ def run_up(settings: Settings, report: Report) -> None:
 
 
 class _Stack:
-    """All parts of one run: PostgreSQL, the engines on Ray, the gateway workers."""
+    """All parts of one run: PostgreSQL, the billing worker, the engines on Ray, the gateway workers."""
 
     def __init__(self, settings: Settings, listener: socket.socket, report: Report) -> None:
         self._settings = settings
@@ -76,6 +78,7 @@ class _Stack:
         self._started = time.monotonic()
         self._postgres = None if settings.database_url else EmbeddedPostgres(self._home)
         self._serving: Part | None = None
+        self._billing: Part | None = None
         self._ray_address = ""
         self._workers: list[Part] = []
         self._pause_s = _FIRST_PAUSE_S
@@ -88,8 +91,10 @@ class _Stack:
             self._say("aiaas", "ready", note=f"ended {ended} processes that a killed run left behind")
         self._serving = self._start_serving()
         self._start_database()
+        self._billing = self._start_billing()
         self._wait_for_serving()
         self._workers = [self._start_worker() for _ in range(self._settings.aiaas_workers)]
+        self._wait_for_billing()
         for worker in self._workers:
             wait_ready(worker, {"gateway"}, _WORKER_TIMEOUT_S)
         self._say("gateway", "ready", note=_count(len(self._workers), "worker"))
@@ -117,14 +122,15 @@ class _Stack:
             steady_since = time.monotonic()
 
     def stop(self) -> None:
-        """Stop in the order of a call: the gateway finishes what is in hand, then engines, then database."""
+        """Stop in the order of a call: the gateway finishes what is in hand, then the rest, then database."""
         for worker in self._workers:
             worker.ask_to_stop()
         for worker in self._workers:
             worker.wait_until_stopped(DRAIN_TIMEOUT_S + 10)
-        if self._serving:
-            self._serving.ask_to_stop()
-            self._serving.wait_until_stopped(_SERVING_STOP_S)
+        for part, stop_s in ((self._billing, _BILLING_STOP_S), (self._serving, _SERVING_STOP_S)):
+            if part:
+                part.ask_to_stop()
+                part.wait_until_stopped(stop_s)
         if self._postgres:
             self._postgres.stop()
         end_left_behind(self._home)
@@ -134,6 +140,8 @@ class _Stack:
             return "postgres"
         if self._serving is None or self._serving.has_died():
             return "ray"
+        if self._billing is None or self._billing.has_died():
+            return "billing"
         return "gateway" if any(worker.has_died() for worker in self._workers) else None
 
     def _revive(self) -> None:
@@ -142,6 +150,9 @@ class _Stack:
             self._say("postgres", "ready")
         if self._serving is None or self._serving.has_died():
             self._restart_serving()
+        if self._billing is None or self._billing.has_died():
+            self._billing = self._start_billing()
+            self._wait_for_billing()
         for place, worker in enumerate(self._workers):
             if worker.has_died():
                 self._workers[place] = self._start_worker()
@@ -185,6 +196,15 @@ class _Stack:
             missing.discard(str(line["part"]))
             self._ray_address = line.get("address", self._ray_address)
             self._say(str(line["part"]), "ready", note=str(line.get("engine", "")))
+
+    def _start_billing(self) -> Part:
+        environ = {"DATABASE_URL": self._database_url}
+        return Part("billing", [sys.executable, "-m", "billing.worker"], self._home, environ)
+
+    def _wait_for_billing(self) -> None:
+        assert self._billing is not None
+        wait_ready(self._billing, {"billing"}, _BILLING_TIMEOUT_S)
+        self._say("billing", "ready")
 
     def _start_worker(self) -> Part:
         handle = self._listener.fileno()

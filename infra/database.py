@@ -19,7 +19,7 @@ Pool = AsyncConnectionPool[Connection]
 CONNECT_TIMEOUT_S = 5
 _BORROW_TIMEOUT_S = 4.0
 _USE_TIMEOUT_S = 5.0
-_ALIVE: dict[str, Any] = {
+ALIVE: dict[str, Any] = {
     # A peer that vanished without a word is noticed in seconds, not in TCP's two hours.
     "keepalives_idle": 2,
     "keepalives_interval": 1,
@@ -35,7 +35,7 @@ async def connect(url: str, application_name: str) -> Connection:
     Raises:
         psycopg.OperationalError: the server cannot be reached.
     """
-    return await AsyncConnection.connect(url, autocommit=True, application_name=application_name, **_ALIVE)
+    return await AsyncConnection.connect(url, autocommit=True, application_name=application_name, **ALIVE)
 
 
 async def open_pool(url: str, max_size: int, application_name: str) -> Pool:
@@ -50,9 +50,11 @@ async def open_pool(url: str, max_size: int, application_name: str) -> Pool:
         max_size=max_size,
         timeout=CONNECT_TIMEOUT_S,
         max_waiting=1000,
+        # Past it, a failed attempt is made anew by the next caller; else pauses grow with the absence.
+        reconnect_timeout=2.0,
         open=False,
         check=AsyncConnectionPool.check_connection,
-        kwargs={"autocommit": True, "application_name": application_name, **_ALIVE},
+        kwargs={"autocommit": True, "application_name": application_name, **ALIVE},
     )
     try:
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT_S * 2)

@@ -6,6 +6,9 @@ from uuid import UUID
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _CALL_PREFIX = "call_"
+_RANDOM_BYTES = 10
+_SPARE_BITS = 6  # 10 bytes are 80 bits, of which an id takes 74
+_IDS_AT_ONCE = 256
 
 
 def random_token(length: int) -> str:
@@ -18,13 +21,32 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{random_token(20)}"
 
 
+class CallIds:
+    """Makes call ids, fetching randomness for many at once: a system call is a third of what an id costs."""
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._used = 0
+
+    def next(self) -> UUID:
+        """A new UUID version 7; see `uuid7`."""
+        if self._used == len(self._random):
+            self._random, self._used = secrets.token_bytes(_RANDOM_BYTES * _IDS_AT_ONCE), 0
+        begin = self._used
+        self._used = begin + _RANDOM_BYTES
+        return _uuid7(int.from_bytes(self._random[begin : self._used]) >> _SPARE_BITS)
+
+
 def uuid7() -> UUID:
     """A UUID version 7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then 74 random bits.
 
     Ordered by time, so an index over call ids grows at its end only.
     """
+    return _uuid7(secrets.randbits(74))
+
+
+def _uuid7(random_bits: int) -> UUID:
     unix_ms = time.time_ns() // 1_000_000
-    random_bits = secrets.randbits(74)
     value = (unix_ms & (2**48 - 1)) << 80
     value |= 0x7 << 76
     value |= (random_bits >> 62) << 64

@@ -48,6 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
         limits_storage_uri: a Redis or Valkey server that counts requests for all workers; None counts in
             each worker's memory.
+        alerts_every_s: how often caps and days are looked at for alerts.
+        webhook_timeout_s: the longest one attempt to deliver a webhook message may take.
+        webhooks_may_reach_private_addresses: whether webhooks may be http, and lie inside the network.
     """
 
     aiaas_home: Path = Path(".aiaas")
@@ -64,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
     max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
     limits_storage_uri: Secret | None = None
+    alerts_every_s: Annotated[int, msgspec.Meta(ge=1, le=30)] = 30
+    webhook_timeout_s: Seconds = 15.0
+    webhooks_may_reach_private_addresses: bool = False
 
     @property
     def home(self) -> Path:

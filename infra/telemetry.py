@@ -20,7 +20,7 @@ class Telemetry:
     Metrics: `aiaas.calls` (by product and outcome), `aiaas.call.duration` (s), `aiaas.units` (by meter),
     `aiaas.charge.batch_size` (calls per commit), `aiaas.queue.depth` (by queue), `aiaas.limits.fallback`
     (requests that memory counted in the shared store's place, by reason), `aiaas.voids` (calls taken back, by
-    reason).
+    reason), `aiaas.webhook.deliveries` (attempts by outcome).
     """
 
     def __init__(self, tracer: trace.Tracer | None, meter: metrics.Meter, close: Callable[[], None]) -> None:
@@ -36,6 +36,9 @@ class Telemetry:
         self._voids = meter.create_counter("aiaas.voids", description="calls taken back, by reason")
         self._limits_fallback = meter.create_counter(
             "aiaas.limits.fallback", description="requests counted in memory, not in the shared store"
+        )
+        self._webhook_deliveries = meter.create_counter(
+            "aiaas.webhook.deliveries", description="attempts to deliver a webhook message by outcome"
         )
 
     @classmethod
@@ -100,6 +103,10 @@ class Telemetry:
     def count_limits_fallback(self, reason: str) -> None:
         """Count a request that memory counted in the shared store's place; `away` or `busy` is why."""
         self._limits_fallback.add(1, {"reason": reason})
+
+    def count_webhook_delivery(self, outcome: str) -> None:
+        """Count an attempt to deliver a webhook message: `delivered`, `failed` or `given_up`."""
+        self._webhook_deliveries.add(1, {"outcome": outcome})
 
     def watch_queue(self, queue: str, depth: Callable[[], int]) -> None:
         """Report a queue's depth whenever metrics are collected."""

@@ -212,10 +212,12 @@ class ReceiptBody(Struct, frozen=True):
     """`GET /v1/calls/{id}`: what one call was charged.
 
     `amount` is for people. `amount_nanos` is exact, in billionths of the currency's unit: a whole number,
-    or `numerator/denominator`; an invoice line adds these up and rounds once.
+    or `numerator/denominator`; an invoice line adds these up and rounds once. A call that was taken back,
+    since its answer did not leave, is `voided` and costs nothing.
     """
 
     id: str
+    status: Literal["charged", "voided"]
     created: datetime
     model: str
     engine: str

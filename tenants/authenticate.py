@@ -4,6 +4,7 @@ from datetime import datetime
 from ipaddress import IPv6Address, ip_address
 
 from tenants import keys
+from tenants.cached_keys import UNSURE
 from tenants.errors import (
     AddressNotAllowedError,
     ExpiredApiKeyError,
@@ -35,9 +36,12 @@ async def authenticate(
     """
     if not key_text:
         raise MissingApiKeyError
-    if keys.parse(key_text) is None:
+    if not keys.is_well_formed(key_text):
         raise MalformedApiKeyError
-    record = await cache.lookup(keys.digest(key_text))
+    digest = keys.digest(key_text)
+    record = cache.known(digest)
+    if record is UNSURE:
+        record = await cache.lookup(digest)
     if record is None:
         raise UnknownApiKeyError
     if record.revoked_at is not None:

@@ -1,10 +1,11 @@
 """The keys a worker holds in memory, and the rule by which it may believe them. No I/O.
 
 Each change of a key moves the database's *epoch* by one, in its own transaction, and is announced with
-its epoch and digest. The cache follows the epoch two ways:
+its epoch and digest; a change of a plan's limits or of a tenant's plan, which travel with the keys, moves
+it by one too and is announced without a digest. The cache follows the epoch two ways:
 
-- `changed` takes an announcement. The one next in line drops its digest alone; one that comes after a
-  gap drops everything, since something between was missed.
+- `changed` takes an announcement. The one next in line drops its digest alone, or everything where it
+  names none; one that comes after a gap drops everything, since something between was missed.
 - `confirmed` takes the epoch that a poll read. Any other than the one known drops everything.
 
 Entries are believed for `TRUST_S` after a successful poll was *sent*, so an answer from here is never
@@ -82,11 +83,12 @@ class CachedKeys:
             if len(self._found) > self._max_keys:
                 self._found.popitem(last=False)
 
-    def changed(self, epoch: int, digest: bytes) -> None:
-        """A change was announced."""
-        if self._epoch is not None and epoch > self._epoch + 1:
+    def changed(self, epoch: int, digest: bytes | None) -> None:
+        """A change was announced: of one key, or of any number of them where `digest` is None."""
+        if digest is None or (self._epoch is not None and epoch > self._epoch + 1):
             self._clear()
-        self._drop(digest)
+        if digest is not None:
+            self._drop(digest)
         self._generation += 1
         if self._epoch is not None:
             self._epoch = max(self._epoch, epoch)

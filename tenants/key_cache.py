@@ -9,7 +9,7 @@ since it then believes nothing it holds.
 import time
 
 from infra.database import Pool
-from tenants.cached_keys import UNSURE, CachedKeys
+from tenants.cached_keys import UNSURE, CachedKeys, Unsure
 from tenants.key_changes import KeyChanges
 from tenants.key_loader import KeyLoader
 from tenants.records import KeyRecord
@@ -52,13 +52,17 @@ class KeyCache:
         await self._changes.close()
         await self._loader.close()
 
+    def known(self, digest: bytes) -> KeyRecord | Unsure | None:
+        """The key whose text has this SHA-256, None where there is none, UNSURE where memory cannot say."""
+        return self._cached.get(digest, time.monotonic())
+
     async def lookup(self, digest: bytes) -> KeyRecord | None:
         """The key whose text has this SHA-256, or None where there is none.
 
         Raises:
             UnavailableError: memory cannot say, and PostgreSQL does not answer.
         """
-        known = self._cached.get(digest, time.monotonic())
+        known = self.known(digest)
         return await self._loader.load(digest) if known is UNSURE else known
 
     @property

@@ -24,6 +24,7 @@ _LAST_RETRY_S = 1.0
 _CLOSE_TIMEOUT_S = 2.0
 _CHANNEL = "aiaas_key_changed"
 _DIGEST_BYTES = 32
+_ALL_KEYS = "*"
 
 
 class KeyChanges:
@@ -96,8 +97,8 @@ class KeyChanges:
 
     def _apply(self, payload: str) -> None:
         """Take an announcement; one that nobody of ours sent is left to the poll."""
-        epoch, _, digest_hex = payload.partition(" ")
+        epoch, _, subject = payload.partition(" ")
         with suppress(ValueError):
-            digest = bytes.fromhex(digest_hex)
-            if len(digest) == _DIGEST_BYTES:
+            digest = None if subject == _ALL_KEYS else bytes.fromhex(subject)
+            if digest is None or len(digest) == _DIGEST_BYTES:
                 self._cached.changed(int(epoch), digest)

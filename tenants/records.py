@@ -15,12 +15,37 @@ Product = Literal["asr", "intent", "tts"]
 PRODUCTS: tuple[Product, ...] = ("asr", "intent", "tts")
 
 
+class PlanLimits(msgspec.Struct, frozen=True):
+    """What a tenant may ask for at once, over all workers; None is the installation's own default.
+
+    Attributes:
+        requests_per_minute: of the tenant, over all its keys.
+        requests_per_minute_per_key: of each of its keys.
+        max_concurrent_calls: calls of the tenant in hand at the same time.
+    """
+
+    requests_per_minute: int | None = None
+    requests_per_minute_per_key: int | None = None
+    max_concurrent_calls: int | None = None
+
+
+DEFAULT_LIMITS = PlanLimits()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A plan, as far as it limits; what it costs is billing's."""
+
+    plan: str
+    limits: PlanLimits
+
+
 class Tenant(msgspec.Struct, frozen=True):
     """A customer of the vendor."""
 
     tenant_id: str
     name: str
     created_at: datetime
+    plan: str
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +80,7 @@ class IssuedKey(msgspec.Struct, frozen=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """An API key as a worker checks it, call by call."""
+    """An API key as a worker checks it, call by call, with the limits of its tenant's plan."""
 
     key_id: str
     tenant_id: str
@@ -63,3 +88,4 @@ class KeyRecord(msgspec.Struct, frozen=True):
     allowed_networks: tuple[Network, ...]
     expires_at: datetime | None
     revoked_at: datetime | None
+    limits: PlanLimits = DEFAULT_LIMITS

@@ -2,7 +2,7 @@
 
 # ruff: noqa: S608 (nothing is put into a query's text but the lists of columns below)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,9 +10,10 @@ from psycopg.rows import TupleRow
 
 from infra.database import Connection
 from tenants.keys import Mode
-from tenants.records import ApiKey, KeyRecord, Tenant
+from tenants.records import ApiKey, KeyRecord, Plan, PlanLimits, Tenant
 
-_TENANT_COLUMNS = "tenant_id, name, created_at"
+_TENANT_COLUMNS = "tenant_id, name, created_at, plan"
+_LIMIT_COLUMNS = "requests_per_minute, requests_per_minute_per_key, max_concurrent_calls"
 _KEY_COLUMNS = (
     "key_id, tenant_id, name, mode, scopes, allowed_networks::text[], created_at, expires_at, revoked_at, "
     "last_used_at, replaced_by"
@@ -49,6 +50,62 @@ async def operator_tenants(connection: Connection, after: str | None, limit: int
         {"after": after, "limit": limit},
     )
     return [Tenant(*row) for row in await cursor.fetchall()]
+
+
+async def set_tenant_plan(connection: Connection, tenant_id: str, plan: str) -> Tenant | None:
+    """Raises: psycopg.errors.ForeignKeyViolation: there is no such plan."""
+    cursor = await connection.execute(
+        f"""
+        UPDATE tenants.tenant SET plan = %(plan)s WHERE tenant_id = %(tenant_id)s
+        RETURNING {_TENANT_COLUMNS}
+        """,
+        {"tenant_id": tenant_id, "plan": plan},
+    )
+    row = await cursor.fetchone()
+    return Tenant(*row) if row else None
+
+
+async def plan_of_tenant(connection: Connection, tenant_id: str) -> Plan | None:
+    cursor = await connection.execute(
+        f"""
+        SELECT plan, {_LIMIT_COLUMNS} FROM tenants.tenant JOIN tenants.plan USING (plan)
+        WHERE tenant_id = %(tenant_id)s
+        """,
+        {"tenant_id": tenant_id},
+    )
+    row = await cursor.fetchone()
+    return _plan(row) if row else None
+
+
+async def operator_plans(connection: Connection) -> list[Plan]:
+    cursor = await connection.execute(f"SELECT plan, {_LIMIT_COLUMNS} FROM tenants.plan ORDER BY plan")
+    return [_plan(row) for row in await cursor.fetchall()]
+
+
+async def operator_set_plan_limits(
+    connection: Connection, plan: str, changes: Mapping[str, int | None]
+) -> Plan:
+    """Set the limits that are named, of a plan that is there or is made by it."""
+    cursor = await connection.execute(
+        f"""
+        INSERT INTO tenants.plan AS held (plan, {_LIMIT_COLUMNS})
+        VALUES (%(plan)s, %(requests_per_minute)s, %(requests_per_minute_per_key)s, %(max_concurrent_calls)s)
+        ON CONFLICT (plan) DO UPDATE SET
+            requests_per_minute = CASE WHEN 'requests_per_minute' = ANY(%(named)s)
+                THEN excluded.requests_per_minute ELSE held.requests_per_minute END,
+            requests_per_minute_per_key = CASE WHEN 'requests_per_minute_per_key' = ANY(%(named)s)
+                THEN excluded.requests_per_minute_per_key ELSE held.requests_per_minute_per_key END,
+            max_concurrent_calls = CASE WHEN 'max_concurrent_calls' = ANY(%(named)s)
+                THEN excluded.max_concurrent_calls ELSE held.max_concurrent_calls END
+        RETURNING plan, {_LIMIT_COLUMNS}
+        """,
+        {
+            "plan": plan,
+            "named": list(changes),
+            **{name: changes.get(name) for name in PlanLimits.__struct_fields__},
+        },
+    )
+    return _plan(_one(await cursor.fetchone()))
 
 
 async def insert_key(
@@ -198,25 +255,24 @@ async def operator_tenant_of_key(connection: Connection, key_id: str) -> str | N
 
 
 async def keys_by_digest(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, KeyRecord]:
-    """The keys behind SHA-256 digests of key texts, those that exist.
+    """The keys behind SHA-256 digests of key texts, those that exist, with their tenants' limits.
 
     Crosses tenants by its nature: whoever holds a key's text is the tenant that the row names.
     """
     cursor = await connection.execute(
-        """
-        SELECT secret_sha256, key_id, tenant_id, scopes, allowed_networks, expires_at, revoked_at
-        FROM tenants.api_key WHERE secret_sha256 = ANY(%(digests)s)
+        f"""
+        SELECT secret_sha256, key_id, tenant_id, scopes, allowed_networks, expires_at, revoked_at,
+            {_LIMIT_COLUMNS}
+        FROM tenants.api_key JOIN tenants.tenant USING (tenant_id) JOIN tenants.plan USING (plan)
+        WHERE secret_sha256 = ANY(%(digests)s)
         """,
         {"digests": list(digests)},
     )
-    return {
-        digest: KeyRecord(key_id, tenant_id, frozenset(scopes), tuple(networks), expires_at, revoked_at)
-        for digest, key_id, tenant_id, scopes, networks, expires_at, revoked_at in await cursor.fetchall()
-    }
+    return {row[0]: _key_record(row) for row in await cursor.fetchall()}
 
 
 async def key_epoch(connection: Connection) -> int:
-    """How many key changes were committed so far."""
+    """How many changes of keys, or of their tenants' limits, were committed so far."""
     cursor = await connection.execute("SELECT epoch FROM tenants.key_epoch")
     return _one(await cursor.fetchone())[0]
 
@@ -243,6 +299,18 @@ async def note_keys_used(connection: Connection, key_ids: Sequence[str], resolut
 def _one(row: TupleRow | None) -> tuple[Any, ...]:
     assert row is not None, "the query always returns a row"
     return row
+
+
+def _plan(row: tuple[Any, ...]) -> Plan:
+    name, *limits = row
+    return Plan(name, PlanLimits(*limits))
+
+
+def _key_record(row: tuple[Any, ...]) -> KeyRecord:
+    _, key_id, tenant_id, scopes, networks, expires_at, revoked_at, *limits = row
+    return KeyRecord(
+        key_id, tenant_id, frozenset(scopes), tuple(networks), expires_at, revoked_at, PlanLimits(*limits)
+    )
 
 
 def _api_key(row: tuple[Any, ...]) -> ApiKey:

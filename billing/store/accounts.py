@@ -85,6 +85,19 @@ async def read_account_page(connection: Connection, after: str, limit: int) -> l
         return await cursor.fetchall()
 
 
+async def update_plan(connection: Connection, tenant_id: str, plan: str) -> Account | None:
+    """Change the plan that months not yet open take their prices from; None where there is no account."""
+    async with connection.cursor(row_factory=class_row(Account)) as cursor:
+        await cursor.execute(
+            """
+            UPDATE billing.account SET plan = %(plan)s WHERE tenant_id = %(tenant_id)s
+            RETURNING tenant_id, plan, currency, time_zone, opened_at
+            """,
+            {"tenant_id": tenant_id, "plan": plan},
+        )
+        return await cursor.fetchone()
+
+
 async def try_time_zone(connection: Connection, name: str) -> None:
     """Have the server use the zone: its own list may be older than ours.
 

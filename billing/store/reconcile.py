@@ -20,12 +20,14 @@ class Difference(msgspec.Struct, frozen=True):
     """One place that does not agree with the usage rows.
 
     Attributes:
-        what: `counter`, `roll-up`, `key counter`, or `month` (usage in a month that was never opened).
+        what: `counter`, `roll-up`, `key counter`, `invoice` (of a closed month), `invoice total` (its lines
+            add up to another one), or `month` (usage in a month that was never opened).
         key_id: of a roll-up or a key's counter; empty otherwise.
         hour: of a roll-up, in UTC; empty otherwise.
         calls_of_rows, units_of_rows: what the usage rows add up to.
         calls, units: what the place says; a key's counter has no calls of its own, and repeats the rows'.
-        rated: by how much a key's counter is off in money, in nanos times the price's `per_units`.
+        rated: by how much a key's counter is off in money, in nanos times the price's `per_units`; of an
+            invoice's total, in minor units.
     """
 
     what: str
@@ -86,7 +88,7 @@ async def read_usage_without_month(connection: Connection, period: str | None) -
 
 _COMPARE = """
     WITH month AS (
-        SELECT period.tenant_id, period.period, period.time_zone, period.price_version_id
+        SELECT period.tenant_id, period.period, period.time_zone, period.price_version_id, period.closed_at
         FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
         JOIN billing.period USING (tenant_id, period)
     ), used AS MATERIALIZED (
@@ -121,6 +123,16 @@ _COMPARE = """
             WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
               AND usage.key_id = counter.key_id AND usage.meter = counter.meter
         ) AS of_rows
+    ), invoice AS (  -- one that was drafted while its month was open may lag behind it
+        SELECT tenant_id, period, invoice.invoice_id, invoice.total_minor
+        FROM month JOIN billing.invoice USING (tenant_id, period)
+        WHERE invoice.drafted_at >= month.closed_at
+    ), invoiced AS (
+        SELECT tenant_id, period, line.meter, line.calls, line.units
+        FROM invoice JOIN billing.invoice_line line USING (invoice_id)
+    ), to_invoice AS (
+        SELECT tenant_id, period, meter, used.calls, used.units
+        FROM invoice JOIN used_by_meter used USING (tenant_id, period) WHERE used.calls > 0
     )
     SELECT 'rows' AS what, '' AS tenant_id, '' AS period, '' AS meter, '' AS key_id, '' AS hour,
            coalesce(sum(charges), 0)::bigint AS calls_of_rows, 0 AS units_of_rows,
@@ -145,6 +157,20 @@ _COMPARE = """
     SELECT 'key counter', tenant_id, period, meter, key_id, '',
            calls_of_rows, units_of_rows, calls_of_rows, units, abs(rated - rated_of_rows)::bigint
     FROM by_key WHERE (units, rated) <> (units_of_rows, rated_of_rows)
+    UNION ALL
+    SELECT 'invoice', tenant_id, period, meter, '', '',
+           coalesce(to_invoice.calls, 0)::bigint, coalesce(to_invoice.units, 0)::bigint,
+           coalesce(invoiced.calls, 0), coalesce(invoiced.units, 0), 0
+    FROM to_invoice FULL JOIN invoiced USING (tenant_id, period, meter)
+    WHERE (coalesce(to_invoice.calls, 0), coalesce(to_invoice.units, 0))
+       <> (coalesce(invoiced.calls, 0), coalesce(invoiced.units, 0))
+    UNION ALL
+    SELECT 'invoice total', tenant_id, period, '', '', '', 0, 0, 0, 0, abs(total_minor - lines.amount_minor)
+    FROM invoice CROSS JOIN LATERAL (
+        SELECT coalesce(sum(line.amount_minor), 0)::bigint AS amount_minor
+        FROM billing.invoice_line line WHERE line.invoice_id = invoice.invoice_id
+    ) AS lines
+    WHERE total_minor <> lines.amount_minor
     ORDER BY 1, 2, 3, 4, 5, 6
 """
 

@@ -32,6 +32,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     call_id: UUID
     slice: int
     entry: int
+    calls: int
     key_id: str
     meter: str
     units: int
@@ -95,9 +96,9 @@ async def read_call(connection: Connection, tenant_id: str, call_id: UUID) -> li
     async with connection.cursor(row_factory=class_row(UsageRow)) as cursor:
         await cursor.execute(
             """
-            SELECT usage.call_id, usage.slice, usage.entry, usage.key_id, usage.meter, usage.units,
-                   usage.units_before, usage.model, usage.engine, usage.period, period.price_version_id,
-                   usage.occurred_at, usage.recorded_at
+            SELECT usage.call_id, usage.slice, usage.entry, usage.calls, usage.key_id, usage.meter,
+                   usage.units, usage.units_before, usage.model, usage.engine, usage.period,
+                   period.price_version_id, usage.occurred_at, usage.recorded_at
             FROM billing.usage_row usage
             JOIN billing.period USING (tenant_id, period)
             WHERE usage.call_id = %(call_id)s AND usage.tenant_id = %(tenant_id)s

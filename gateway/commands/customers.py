@@ -16,8 +16,9 @@ from gateway.commands.cap_options import (
     read_shown_caps,
 )
 from gateway.commands.credit import describe_credit
+from gateway.commands.plans import shown_limits
 from gateway.commands.running import as_json, echo_json, table, with_pool
-from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, create_customer
+from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, change_customers_plan, create_customer
 from infra.database import Pool
 from infra.errors import InvalidValueError
 from tenants.api_keys import (
@@ -28,6 +29,7 @@ from tenants.api_keys import (
     revoke_key,
     rotate_key,
 )
+from tenants.plans import show_tenants_plan
 from tenants.records import PRODUCTS, ApiKey, IssuedKey, Tenant
 from tenants.tenants import operator_list_tenants, show_tenant
 
@@ -41,7 +43,7 @@ def tenant() -> None:
 
 @tenant.command("create")
 @click.argument("name")
-@click.option("--plan", default=DEFAULT_PLAN, show_default=True, help="The plan whose prices they pay.")
+@click.option("--plan", default=DEFAULT_PLAN, show_default=True, help="Decides their limits and prices.")
 @click.option(
     "--time-zone",
     default=DEFAULT_TIME_ZONE,
@@ -57,7 +59,7 @@ def tenant_create(
     caps = given_caps(cap, cap_units)
     made = with_pool(lambda pool: create_customer(pool, name, plan=plan, time_zone=time_zone, caps=caps))
     if json:
-        echo_json({**_tenant_fields(made), "plan": plan, "time_zone": time_zone})
+        echo_json({**_tenant_fields(made), "time_zone": time_zone})
     else:
         click.echo(f"{made.tenant_id}\nNext: aiaas key create --tenant {made.tenant_id}")
 
@@ -70,15 +72,15 @@ def tenant_list(json: bool) -> None:
     if json:
         echo_json({"tenants": [_tenant_fields(each) for each in found]})
     else:
-        rows = [[each.tenant_id, each.name, _moment(each.created_at)] for each in found]
-        click.echo(table(["TENANT", "NAME", "CREATED"], rows))
+        rows = [[each.tenant_id, each.name, each.plan, _moment(each.created_at)] for each in found]
+        click.echo(table(["TENANT", "NAME", "PLAN", "CREATED"], rows))
 
 
 @tenant.command("show")
 @click.argument("tenant_id")
 @as_json
 def tenant_show(tenant_id: str, json: bool) -> None:
-    """Show one tenant: its plan, currency, time zone, keys and caps."""
+    """Show one tenant: its plan with its limits, currency, time zone, keys and caps."""
 
     async def read(pool: Pool) -> dict[str, Any]:
         found = await show_tenant(pool, tenant_id)
@@ -86,10 +88,10 @@ def tenant_show(tenant_id: str, json: bool) -> None:
         keys = await list_keys(pool, tenant_id)
         return {
             **_tenant_fields(found),
-            "plan": account.plan,
             "currency": account.currency,
             "time_zone": account.time_zone,
             "keys": len(keys),
+            "limits": (await show_tenants_plan(pool, tenant_id)).limits,
             "credit": await credit(pool, tenant_id),
             "caps": await read_shown_caps(pool, tenant_id, account.currency),
         }
@@ -98,11 +100,11 @@ def tenant_show(tenant_id: str, json: bool) -> None:
     if json:
         echo_json(shown)
     else:
-        caps, prepaid = shown.pop("caps"), shown.pop("credit")
+        caps, prepaid, limits = shown.pop("caps"), shown.pop("credit"), shown_limits(shown.pop("limits"))
         if prepaid is not None:
             shown["credit"] = describe_credit(prepaid, shown["currency"])
-        click.echo("\n".join(f"{name:<12}{value}" for name, value in shown.items()))
-        click.echo("\n".join(f"{'cap':<12}{one.describe()}" for one in caps) or f"{'cap':<12}none")
+        click.echo("\n".join(f"{name:<28}{value}" for name, value in {**shown, **limits}.items()))
+        click.echo("\n".join(f"{'cap':<28}{one.describe()}" for one in caps) or f"{'cap':<28}none")
 
 
 @tenant.command("set-cap")
@@ -125,6 +127,19 @@ def tenant_set_cap(tenant_id: str, cap: str | None, cap_units: tuple[str, ...], 
         echo_json({"tenant_id": tenant_id, "caps": caps})
     else:
         click.echo("\n".join(one.describe() for one in caps) or "No caps.")
+
+
+@tenant.command("set-plan")
+@click.argument("tenant_id")
+@click.argument("plan")
+@as_json
+def tenant_set_plan(tenant_id: str, plan: str, json: bool) -> None:
+    """Put TENANT_ID on PLAN: its limits within a second, its prices from the first month not yet open."""
+    changed = with_pool(lambda pool: change_customers_plan(pool, tenant_id, plan))
+    if json:
+        echo_json(_tenant_fields(changed))
+    else:
+        click.echo(f"{tenant_id} is on {plan}. Months that are open already keep their prices.")
 
 
 @click.group()
@@ -257,7 +272,12 @@ def _show_issued(issued: IssuedKey, json: bool) -> None:
 
 
 def _tenant_fields(shown: Tenant) -> dict[str, object]:
-    return {"tenant_id": shown.tenant_id, "name": shown.name, "created_at": shown.created_at}
+    return {
+        "tenant_id": shown.tenant_id,
+        "name": shown.name,
+        "created_at": shown.created_at,
+        "plan": shown.plan,
+    }
 
 
 def _key_fields(shown: ApiKey) -> dict[str, object]:

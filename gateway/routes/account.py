@@ -37,13 +37,13 @@ READ_USAGE = Endpoint(
 READ_CALL = Endpoint(operation_id="readCall", tag="Usage", answer={"application/json": ReceiptBody})
 
 
-@get("/v1/models", guards=[admit(None)], opt={"endpoint": LIST_MODELS})
+@get("/v1/models", before_request=admit(None), opt={"endpoint": LIST_MODELS})
 async def get_models(request: AnyRequest) -> ModelList:
     """List models, voices and intent sets."""
     return list_models(services_of(request).serving.catalog)
 
 
-@get("/v1/usage", guards=[admit(None)], opt={"endpoint": READ_USAGE})
+@get("/v1/usage", before_request=admit(None), opt={"endpoint": READ_USAGE})
 async def get_usage(request: AnyRequest, period: Period = None) -> UsageBody:
     """Read usage.
 
@@ -62,7 +62,7 @@ async def get_usage(request: AnyRequest, period: Period = None) -> UsageBody:
     )
 
 
-@get("/v1/calls/{call_id:str}", guards=[admit(None)], opt={"endpoint": READ_CALL})
+@get("/v1/calls/{call_id:str}", before_request=admit(None), opt={"endpoint": READ_CALL})
 async def get_call(request: AnyRequest, call_id: FromPath[str]) -> ReceiptBody:
     """Read a call's receipt.
 
@@ -74,6 +74,7 @@ async def get_call(request: AnyRequest, call_id: FromPath[str]) -> ReceiptBody:
     found = await receipt(services_of(request).pool, caller_of(request).tenant_id, known)
     return ReceiptBody(
         id=format_call_id(found.call_id),
+        status=found.status,
         created=found.occurred_at,
         model=found.model,
         engine=found.engine,

@@ -55,7 +55,7 @@ print(answer.json()["intent"])""",
 
 @post(
     "/v1/intents",
-    guards=[admit("intent")],
+    before_request=admit("intent"),
     status_code=200,
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},
@@ -70,7 +70,7 @@ async def create_intent(request: AnyRequest) -> ASGIApp:
     texts = _check(services.serving.catalog, body)
     engine = services.serving.catalog.engine("intent")
 
-    async def serve() -> Served[tuple[IntentAnswer, ...]]:
+    async def serve() -> "Served[tuple[IntentAnswer, ...]]":
         answers = await services.serving.classify(
             body.model,
             texts,
@@ -81,7 +81,7 @@ async def create_intent(request: AnyRequest) -> ASGIApp:
         )
         return Served(answers, len(texts), engine.engine, body.model)
 
-    def render(served: Served[tuple[IntentAnswer, ...]], call_id: UUID) -> Rendered:
+    def render(served: "Served[tuple[IntentAnswer, ...]]", call_id: UUID) -> Rendered:
         return Rendered(_ENCODER.encode(_answer(body, served, call_id)), "application/json")
 
     work = Work(

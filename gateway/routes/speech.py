@@ -45,7 +45,7 @@ speech.write_to_file("hello.wav")""",
 
 @post(
     "/v1/audio/speech",
-    guards=[admit("tts")],
+    before_request=admit("tts"),
     status_code=200,
     request_max_body_size=_MAX_BODY_BYTES,
     opt={"endpoint": ENDPOINT},
@@ -59,7 +59,7 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
     body = await read_json(request, _DECODER)
     engine = _check(services, body)
 
-    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
+    async def serve() -> "Served[AsyncGenerator[SpeechPiece, None]]":
         sound = services.serving.speak(
             SpeechRequest(body.input, body.voice, body.speed, body.response_format),
             timeout_s=services.settings.tts_timeout_s,

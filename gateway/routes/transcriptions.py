@@ -80,7 +80,7 @@ with open("hello.wav", "rb") as sound:
 
 @post(
     "/v1/audio/transcriptions",
-    guards=[admit("asr")],
+    before_request=admit("asr"),
     status_code=200,
     request_max_body_size=MAX_UPLOAD_BYTES + _FORM_OVERHEAD_BYTES,
     opt={"endpoint": ENDPOINT},
@@ -95,7 +95,7 @@ async def create_transcription(request: AnyRequest) -> ASGIApp:
     _require_known(services, form)
     upload = await form.upload.read()
 
-    async def serve() -> Served[Transcript]:
+    async def serve() -> "Served[Transcript]":
         transcript = await services.serving.transcribe(
             upload,
             language=form.language,
@@ -104,7 +104,7 @@ async def create_transcription(request: AnyRequest) -> ASGIApp:
         )
         return Served(transcript, transcript.audio_ms, transcript.engine, transcript.model)
 
-    def rendered(served: Served[Transcript], _: UUID) -> Rendered:
+    def rendered(served: "Served[Transcript]", _: UUID) -> Rendered:
         return Rendered(*render(served.value, form.response_format, form.granularities))
 
     work = Work(

@@ -17,7 +17,12 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
-    running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2, environ=collector.environ())
+    environ = {
+        **collector.environ(),
+        "ALERTS_EVERY_S": "1",
+        "WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES": "true",
+    }
+    running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2, environ=environ)
     running.start()
     yield running
     assert running.stop() == 0

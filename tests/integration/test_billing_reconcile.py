@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from billing.caps import set_caps
+from billing.invoices import run_drafts
 from billing.meters import METERS, MONEY
 from billing.reconcile import describe, reconcile
 from gateway.cli import main
@@ -57,6 +58,36 @@ async def test_a_difference_made_by_hand_is_named(
     assert line.startswith(f"{what} {tenant_id} 2025-11 tts.characters")
     assert "\n" not in line
     assert (await reconcile(pool, "2025-12")).difference == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "difference"),
+    [
+        ("UPDATE billing.invoice_line SET units = units - 4 WHERE line = 1", "invoice", 4),
+        ("UPDATE billing.invoice_line SET calls = calls + 1 WHERE line = 2", "invoice", 1),
+        ("UPDATE billing.invoice SET total_minor = total_minor + 9 {where}", "invoice total", 9),
+    ],
+)
+async def test_an_invoice_of_a_closed_month_is_compared(
+    database_url: str, pool: Pool, change: str, what: str, difference: int
+) -> None:
+    tenant_id = await use(database_url, pool)
+    assert await run_drafts(pool, "2025-11")
+    where = f"WHERE tenant_id = '{tenant_id}'"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            f"DELETE FROM billing.invoice_line WHERE invoice_id NOT IN "
+            f"(SELECT invoice_id FROM billing.invoice {where})".encode()
+        )
+        connection.execute(f"DELETE FROM billing.invoice WHERE tenant_id <> '{tenant_id}'".encode())
+        connection.execute(change.format(where=where).encode())
+        assert (await reconcile(pool)).difference == 0, "drafted before its month closed: it may lag behind"
+        connection.execute("UPDATE billing.period SET closed_at = '2025-12-01Z' WHERE period = '2025-11'")
+    found = await reconcile(pool)
+    assert (found.difference, [one.what for one in found.differences]) == (difference, [what])
+    assert describe(found.differences[0]).startswith(f"{what} {tenant_id} 2025-11")
+    await run_drafts(pool, "2025-11")
+    assert (await reconcile(pool)).difference == 0
 
 
 async def test_rows_of_a_month_that_was_never_opened_are_named(database_url: str, pool: Pool) -> None:

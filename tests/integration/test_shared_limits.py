@@ -20,6 +20,7 @@ from gateway.redis_storage import SOCKET_TIMEOUT_S, STORAGE_OPTIONS
 from infra.errors import StartupError
 from infra.settings import Secret
 from infra.telemetry import Telemetry
+from tests.callers import caller
 from tests.redis_server import PASSWORD, RedisServer
 
 PATIENCE_S = 0.2  # for the event loop and the threads of a busy machine
@@ -52,7 +53,7 @@ async def open_limits(
 
 
 async def allowed_of(limits: Limits, requests: int, tenant_id: str = "tenant") -> int:
-    windows = [await limits.count_request(tenant_id, "key") for _ in range(requests)]
+    windows = [await limits.count_request(caller(tenant_id, "key")) for _ in range(requests)]
     return sum(window.remaining is not None for window in windows)
 
 
@@ -71,7 +72,7 @@ async def until(holds: Callable[[], bool], limits: Limits) -> None:
     """Keep counting requests, as callers do, until it holds."""
     async with asyncio.timeout(10):
         while not holds():
-            await limits.count_request("someone", "else")
+            await limits.count_request(caller("someone", "else"))
             await asyncio.sleep(0.01)
 
 
@@ -87,11 +88,11 @@ async def test_workers_that_share_a_store_hold_one_exact_limit(store: RedisServe
             *(allowed_of(limits, 20) for limits in (one, other) for _ in range(4)),
         )
         assert sum(allowed) == 100
-        refused = await one.count_request("tenant", "another key")
+        refused = await one.count_request(caller("tenant", "another key"))
         assert refused.remaining is None
         assert 30 < refused.reset_s <= 60
         assert refused.reset_s != int(refused.reset_s), "whole seconds: a caller may come too early"
-        assert (await other.count_request("other tenant", "other key")).remaining == 99
+        assert (await other.count_request(caller("other tenant", "other key"))).remaining == 99
     assert not seen, "memory counted although the store was there"
 
 
@@ -99,7 +100,9 @@ async def test_workers_that_share_a_store_hold_one_exact_limit(store: RedisServe
 async def test_a_key_has_one_limit_over_all_workers(store: RedisServer) -> None:
     async with open_limits(store.uri, per_minute=10) as one, open_limits(store.uri, per_minute=10) as other:
         windows = [
-            await limits.count_request(f"tenant {n}", "key") for n in range(6) for limits in (one, other)
+            await limits.count_request(caller(f"tenant {n}", "key"))
+            for n in range(6)
+            for limits in (one, other)
         ]
     assert [window.remaining for window in windows] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, None, None]
 
@@ -110,10 +113,10 @@ async def test_a_killed_store_is_noticed_by_nobody_and_used_again_once_it_is_bac
     caplog.set_level(logging.INFO, "aiaas")
     seen: Counter[str] = Counter()
     async with open_limits(store.uri, seen=seen) as limits:
-        assert (await limits.count_request("tenant", "key")).limit == 100
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 100
         store.kill()
         started = time.perf_counter()
-        window = await limits.count_request("tenant", "key")
+        window = await limits.count_request(caller("tenant", "key"))
         assert time.perf_counter() - started < SOCKET_TIMEOUT_S + PATIENCE_S
         assert (window.limit, window.remaining) == (50, 49)  # this worker's half, counted from nothing
         assert await allowed_of(limits, 60) == 49
@@ -123,7 +126,7 @@ async def test_a_killed_store_is_noticed_by_nobody_and_used_again_once_it_is_bac
         store.start()
         await until(lambda: "limits_store_back" in events(caplog), limits)
         counted_by_memory = seen["away"]
-        assert (await limits.count_request("tenant", "key")).limit == 100
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 100
         assert seen == {"away": counted_by_memory}
         assert events(caplog) == ["limits_store_lost", "limits_store_back"]
     assert PASSWORD not in caplog.text
@@ -133,10 +136,10 @@ async def test_a_killed_store_is_noticed_by_nobody_and_used_again_once_it_is_bac
 async def test_a_store_restarted_between_two_requests_is_not_lost(store: RedisServer) -> None:
     seen: Counter[str] = Counter()
     async with open_limits(store.uri, seen=seen) as limits:
-        await limits.count_request("tenant", "key")
+        await limits.count_request(caller("tenant", "key"))
         store.kill()
         store.start()
-        assert (await limits.count_request("tenant", "key")).limit == 100
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 100
     assert not seen
 
 
@@ -147,7 +150,7 @@ async def test_a_store_that_never_answers_costs_one_timeout_and_not_one_a_reques
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with open_limits(Secret(f"redis://127.0.0.1:{silent.getsockname()[1]}")) as limits:
             started = time.perf_counter()
-            await asyncio.gather(*(limits.count_request("tenant", "key") for _ in range(100)))
+            await asyncio.gather(*(limits.count_request(caller("tenant", "key")) for _ in range(100)))
             assert SOCKET_TIMEOUT_S * 0.9 < time.perf_counter() - started < SOCKET_TIMEOUT_S + PATIENCE_S
             await allowed_of(limits, 100)
             assert 1 <= connections_to(silent) <= shared_store._THREADS, "checks in line asked it as well"
@@ -156,10 +159,10 @@ async def test_a_store_that_never_answers_costs_one_timeout_and_not_one_a_reques
 
 async def test_a_store_that_stops_answering_costs_one_timeout(store: RedisServer) -> None:
     async with open_limits(store.uri) as limits:
-        await limits.count_request("tenant", "key")
+        await limits.count_request(caller("tenant", "key"))
         with store.frozen():
             started = time.perf_counter()
-            await asyncio.gather(*(limits.count_request("tenant", "key") for _ in range(20)))
+            await asyncio.gather(*(limits.count_request(caller("tenant", "key")) for _ in range(20)))
             assert time.perf_counter() - started < SOCKET_TIMEOUT_S + PATIENCE_S
 
 
@@ -182,16 +185,16 @@ async def test_memory_decides_when_too_many_checks_wait_and_the_store_is_not_los
     caplog.set_level(logging.INFO, "aiaas")
     seen: Counter[str] = Counter()
     async with open_limits(store.uri, per_minute=1000, seen=seen) as limits:
-        await asyncio.gather(*(limits.count_request("tenant", "key") for _ in range(200)))
+        await asyncio.gather(*(limits.count_request(caller("tenant", "key")) for _ in range(200)))
         assert set(seen) == {"busy"}
-        assert (await limits.count_request("tenant", "key")).limit == 1000
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 1000
     assert not events(caplog)
 
 
 async def test_the_event_loop_runs_on_while_the_store_is_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with open_limits(Secret(f"redis://127.0.0.1:{silent.getsockname()[1]}")) as limits:
-            asked = asyncio.create_task(limits.count_request("tenant", "key"))
+            asked = asyncio.create_task(limits.count_request(caller("tenant", "key")))
             turns = 0
             while not asked.done():
                 await asyncio.sleep(0.001)
@@ -219,7 +222,7 @@ async def test_a_wrong_password_is_a_lost_store_and_is_not_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with open_limits(Secret(f"redis://:not-it@127.0.0.1:{store.port}")) as limits:
-        assert (await limits.count_request("tenant", "key")).limit == 50
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 50
         assert events(caplog) == ["limits_store_lost"]
         assert "not-it" not in caplog.text + repr(limits) + repr(vars(limits))
 
@@ -227,7 +230,7 @@ async def test_a_wrong_password_is_a_lost_store_and_is_not_logged(
 @pytest.mark.usefixtures("unhurried")
 async def test_valkey_is_asked_as_redis_is(store: RedisServer) -> None:
     async with open_limits(Secret(store.uri.reveal().replace("redis://", "valkey://"))) as limits:
-        assert (await limits.count_request("tenant", "key")).limit == 100
+        assert (await limits.count_request(caller("tenant", "key"))).limit == 100
 
 
 @pytest.mark.parametrize(

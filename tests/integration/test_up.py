@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,10 @@ def test_a_run_stopped_or_killed_leaves_nothing_and_its_data_is_found_again(home
     assert ask(stack).status_code == 200
     kill_a_worker(stack)
     assert wait_until(lambda: answers(stack), 30)
+    billing = pid_of(stack, "billing.worker")
+    assert billing is not None
+    psutil.Process(billing).kill()
+    assert wait_until(lambda: pid_of(stack, "billing.worker") not in (None, billing), 30)
     kill_postgres(stack)
     assert wait_until(lambda: answers(stack), 30)
     charged = stack.cli("usage")["meters"]["intent.calls"]["calls"]
@@ -58,8 +63,17 @@ def test_a_run_stopped_or_killed_leaves_nothing_and_its_data_is_found_again(home
 
 
 def kill_a_worker(stack: Stack) -> None:
-    processes = map(psutil.Process, stack.processes())
-    next(process for process in processes if "gateway.worker" in process.cmdline()).kill()
+    pid = pid_of(stack, "gateway.worker")
+    assert pid is not None
+    psutil.Process(pid).kill()
+
+
+def pid_of(stack: Stack, module: str) -> int | None:
+    """The process that runs a module, while there is one."""
+    with suppress(psutil.NoSuchProcess):
+        processes = map(psutil.Process, stack.processes())
+        return next((process.pid for process in processes if module in process.cmdline()), None)
+    return None
 
 
 def kill_postgres(stack: Stack) -> None:

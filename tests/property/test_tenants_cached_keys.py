@@ -2,12 +2,13 @@
 
 from collections import deque
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tenants.cached_keys import TRUST_S, UNSURE, CachedKeys
-from tenants.records import KeyRecord
+from tenants.records import KeyRecord, PlanLimits
 
 DIGESTS = [bytes([number]) * 32 for number in range(4)]
 digests = st.sampled_from(DIGESTS)
@@ -29,7 +30,7 @@ class Worker(RuleBasedStateMachine):
         self.history: dict[bytes, list[tuple[float, KeyRecord | None]]] = {
             digest: [(0.0, None)] for digest in DIGESTS
         }
-        self.announcements: deque[tuple[int, bytes]] = deque()
+        self.announcements: deque[tuple[int, bytes | None]] = deque()
         self.cached = CachedKeys(MAX_KEYS)
 
     @rule(by_s=st.sampled_from([0.01, 0.25, 0.5, 1.0]))
@@ -43,6 +44,17 @@ class Worker(RuleBasedStateMachine):
         record = None if gone else KeyRecord(f"key_{self.versions}", "ten", frozenset(), (), None, None)
         self.history[digest].append((self.now_s, record))
         self.announcements.append((self.epoch, digest))
+
+    @rule()
+    def limits_of_all_keys_change(self) -> None:
+        self.versions += 1
+        self.epoch += 1
+        for history in self.history.values():
+            record = history[-1][1]
+            if record is not None:
+                changed = msgspec.structs.replace(record, limits=PlanLimits(self.versions))
+                history.append((self.now_s, changed))
+        self.announcements.append((self.epoch, None))
 
     @rule()
     def announcement_arrives(self) -> None:

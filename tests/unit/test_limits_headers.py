@@ -10,6 +10,7 @@ from litestar import Litestar, Request, post
 from gateway.app import add_headers
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
+from tests.callers import caller
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ async def client() -> AsyncIterator[openai.AsyncOpenAI]:
 
     @post("/audio/speech", status_code=200)
     async def speak(request: Request) -> dict[str, str]:  # type: ignore[type-arg]
-        window = await limits.count_request("tenant", "key")
+        window = await limits.count_request(caller("tenant", "key"))
         request.scope["state"]["rate_window"] = window
         window.check()
-        with limits.slot("tenant"):
+        with limits.slot(caller()):
             if request.headers.get("x-test-hold"):
-                with limits.slot("tenant"), limits.slot("tenant"):
+                with limits.slot(caller()), limits.slot(caller()):
                     pass
         return {}
 

@@ -31,6 +31,8 @@ def test_values_are_decoded_to_their_types() -> None:
         ("INTENT_TIMEOUT_S", "-1"),
         ("INTENT_TIMEOUT_S", "nan"),
         ("LOG_LEVEL", "LOUD"),
+        ("ALERTS_EVERY_S", "0"),
+        ("WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES", "perhaps"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:

@@ -50,6 +50,21 @@ def test_the_next_announcement_drops_its_key_alone_and_the_poll_after_it_nothing
     assert cached.get(B, NOW_S) == KEY
 
 
+def test_an_announcement_that_names_no_key_drops_everything_and_the_poll_after_it_nothing() -> None:
+    cached = trusted()
+    generation = cached.generation
+    cached.fill(A, KEY, generation, NOW_S)
+    cached.changed(8, None)
+    cached.fill(B, KEY, generation, NOW_S)
+
+    assert cached.get(A, NOW_S) is UNSURE
+    assert cached.get(B, NOW_S) is UNSURE
+
+    cached.fill(A, KEY, cached.generation, NOW_S)
+    cached.confirmed(8, NOW_S)
+    assert cached.get(A, NOW_S) == KEY
+
+
 def test_an_announcement_after_a_gap_drops_everything() -> None:
     cached = trusted()
     cached.fill(B, KEY, cached.generation, NOW_S)

@@ -1,0 +1,141 @@
+"""Alerts: a tenant's owner is warned of caps that fill up and of days that are out of line.
+
+Caps: at 50, 80 and 100 % of each cap, of the tenant and of its keys, in money and in units. Once for each
+threshold, month and value of the cap, so a raised cap is armed again; when several thresholds are crossed at
+once, the highest is told alone. What is used is rated as the charge rates it, and compared without rounding.
+Days: see `billing.anomaly`; once for each meter and day of the tenant's clock.
+"""
+
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import Any, Final
+
+from billing import outbox
+from billing.anomaly import FLOOR_UNITS, HISTORY_DAYS, is_out_of_line, median
+from billing.meters import MONEY
+from billing.money import currency, format_nanos, round_half_away
+from billing.store import alerts as store
+from billing.store.alerts import AlertRow, BusyDayRow, CapUseRow, DayUnitsRow, Occasion
+from infra.database import Connection, Pool, borrow
+
+THRESHOLDS_PERCENT: Final = (50, 80, 100)
+_TENANTS_PER_TRANSACTION: Final = 200
+_PAGE_TIMEOUT_S: Final = 30.0
+_MOST_LISTED: Final = 1000
+
+
+async def evaluate(pool: Pool, now: datetime) -> int:
+    """Raise the alerts that are due; returns how many were raised.
+
+    Safe to run from several processes: one evaluates at a time, the others find nothing to do.
+    """
+    return await _evaluate_caps(pool, now) + await _evaluate_days(pool, now)
+
+
+async def list_alerts(pool: Pool, tenant_id: str) -> list[AlertRow]:
+    """A tenant's latest thousand alerts, the newest first."""
+    async with borrow(pool) as connection:
+        return await store.read_alerts(connection, tenant_id, _MOST_LISTED)
+
+
+def threshold_reached(used: int, allowed: int, warned_percent: int | None) -> int | None:
+    """The highest threshold that is reached and higher than what was told before; None where there is none.
+
+    Nothing used reaches nothing, not even of a cap of 0.
+    """
+    if used <= 0:
+        return None
+    reached = [percent for percent in THRESHOLDS_PERCENT if used * 100 >= allowed * percent]
+    return reached[-1] if reached and reached[-1] > (warned_percent or 0) else None
+
+
+async def _evaluate_caps(pool: Pool, now: datetime) -> int:
+    after, raised = "", 0
+    while True:
+        async with borrow(pool, use_timeout_s=_PAGE_TIMEOUT_S) as connection, connection.transaction():
+            if not await store.try_evaluation_lock(connection):
+                return raised
+            tenant_ids = await store.read_capped_tenants(connection, after, _TENANTS_PER_TRANSACTION)
+            for use in await store.read_cap_use(connection, tenant_ids, now, THRESHOLDS_PERCENT[0]):
+                raised += await _warn_of_cap(connection, use, now)
+        if len(tenant_ids) < _TENANTS_PER_TRANSACTION:
+            return raised
+        after = tenant_ids[-1]
+
+
+async def _warn_of_cap(connection: Connection, use: CapUseRow, now: datetime) -> bool:
+    percent = threshold_reached(use.used, use.allowed, use.warned_percent)
+    if percent is None:
+        return False
+    occasion = Occasion(
+        key_id=use.key_id,
+        meter=use.meter,
+        period=use.period,
+        at_most=use.at_most,
+        threshold_percent=percent,
+    )
+    return await outbox.raise_alert(
+        connection, use.tenant_id, outbox.CAP_THRESHOLD_REACHED, now, occasion, _told_of_cap(use, percent)
+    )
+
+
+def _told_of_cap(use: CapUseRow, percent: int) -> dict[str, Any]:
+    """`at_most` and `used` are in nanos where `measure` is `money`, in units otherwise."""
+    used = Fraction(use.used, use.nano or 1)
+    if use.meter is None:
+        unit = currency(use.currency)
+        cap, so_far = format_nanos(Fraction(use.at_most), unit), format_nanos(used, unit)
+    else:
+        cap, so_far = f"{use.at_most} {use.meter}", str(used)
+    holder = f" of {use.key_id}" if use.key_id else ""
+    return {
+        "key_id": use.key_id,
+        "measure": use.meter or MONEY,
+        "period": use.period,
+        "threshold_percent": percent,
+        "at_most": use.at_most,
+        "used": int(used),
+        "currency": use.currency if use.meter is None else None,
+        "message": f"{percent} % of the cap{holder} for {use.period} is reached: {so_far} of {cap}.",
+    }
+
+
+async def _evaluate_days(pool: Pool, now: datetime) -> int:
+    after, raised = "", 0
+    while True:
+        async with borrow(pool, use_timeout_s=_PAGE_TIMEOUT_S) as connection, connection.transaction():
+            if not await store.try_evaluation_lock(connection):
+                return raised
+            tenant_ids = await store.read_tenants(connection, after, _TENANTS_PER_TRANSACTION)
+            for busy in await store.read_busy_days(connection, tenant_ids, now, FLOOR_UNITS):
+                raised += await _warn_of_day(connection, busy, now)
+        if len(tenant_ids) < _TENANTS_PER_TRANSACTION:
+            return raised
+        after = tenant_ids[-1]
+
+
+async def _warn_of_day(connection: Connection, busy: BusyDayRow, now: datetime) -> bool:
+    rows = await store.read_days_before(connection, busy.tenant_id, busy.meter, busy.day, HISTORY_DAYS)
+    history = _every_day(rows, busy)
+    if not is_out_of_line(busy.units, history, FLOOR_UNITS[busy.meter]):
+        return False
+    usual_units = round_half_away(median(history))
+    data: dict[str, Any] = {
+        "meter": busy.meter,
+        "day": busy.day.isoformat(),
+        "units": busy.units,
+        "usual_units": usual_units,
+        "message": f"{busy.units} {busy.meter} on {busy.day}: far above the {usual_units} of a usual day.",
+    }
+    occasion = Occasion(meter=busy.meter, day=busy.day)
+    return await outbox.raise_alert(connection, busy.tenant_id, outbox.USAGE_ANOMALY, now, occasion, data)
+
+
+def _every_day(rows: list[DayUnitsRow], busy: BusyDayRow) -> list[int]:
+    """The units of all days from the first that had any to the day before, in order.
+
+    A day that corrections took below zero counts as a day without usage.
+    """
+    units = {row.day: max(row.units, 0) for row in rows}
+    first = next((row.day for row in rows if row.units > 0), busy.day)
+    return [units.get(first + timedelta(days=place), 0) for place in range((busy.day - first).days)]
