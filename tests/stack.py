@@ -1,5 +1,6 @@
 """A really running `aiaas up`, for tests that stand where a user stands."""
 
+import contextlib
 import json
 import os
 import queue
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import psycopg
 
 from infra.processes import left_behind
@@ -91,6 +93,22 @@ class Stack:
     def processes(self) -> list[int]:
         """Every living process that this home's `aiaas up` started, itself excepted."""
         return [process.pid for process in left_behind(self.home)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Its gateway workers, the oldest first."""
+        return self._processes_named("gateway.worker")
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes in which Ray Serve runs its engines."""
+        return self._processes_named("ray::ServeReplica")
+
+    def _processes_named(self, word: str) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in left_behind(self.home):
+            with contextlib.suppress(psutil.Error):
+                if any(word in part for part in process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
 
     def log(self) -> str:
         """All that it wrote to stderr."""
