@@ -634,7 +634,7 @@ BEGIN
         WHERE request.claim = given.claim AND request.call_id = given.call_id
           AND EXISTS (SELECT FROM billing.usage_row usage WHERE usage.call_id = given.call_id);
     END IF;
-    IF capped <> '{}' THEN  -- the rows of this transaction bear its time
+    IF capped <> '{}' THEN  -- the rows of this transaction bear its time, and others may to the microsecond
         UPDATE billing.key_counter counter
         SET units = counter.units + added.units, rated = counter.rated + added.rated
         FROM (
@@ -648,7 +648,8 @@ BEGIN
                 SELECT found.up_to_units, found.nanos FROM billing.meter_prices(period.price_version_id) found
                 WHERE found.meter = usage.meter
             ) AS price ON true
-            WHERE usage.call_id = ANY(call_ids) AND usage.recorded_at = now() AND usage.tenant_id = ANY(capped)
+            WHERE usage.call_id = ANY(call_ids) AND usage.recorded_at = now()
+              AND usage.session_id IS NOT DISTINCT FROM session AND usage.tenant_id = ANY(capped)
               AND EXISTS (
                   SELECT FROM billing.cap
                   WHERE cap.tenant_id = usage.tenant_id AND cap.key_id = usage.key_id)
