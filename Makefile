@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ROUNDS ?= 20
 
-.PHONY: install up test check bench clean
+.PHONY: install up test check bench faults clean
 
 install: $(INSTALLED)
 
@@ -30,6 +31,9 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench.ledger
 	@$(BIN)/python -m tests.bench.gateway
+
+faults: $(INSTALLED)
+	@$(BIN)/python -m tests.faults --rounds $(ROUNDS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
