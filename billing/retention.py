@@ -15,7 +15,7 @@ from billing.store.retention import Partition
 from infra.database import Pool, borrow
 from infra.errors import UnavailableError
 
-_LOCK_TIMEOUT_MS: Final = 1000
+_LOCK_TIMEOUT_MS: Final = 100  # charges wait behind it, and are set aside after 250
 
 
 async def make_partitions(pool: Pool) -> None:

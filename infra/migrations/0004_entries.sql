@@ -642,14 +642,15 @@ BEGIN
                    coalesce(sum(
                        billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
                        - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0) AS rated
-            FROM billing.usage_row usage
+            FROM (SELECT DISTINCT unnest(call_ids)) AS ours (call_id)
+            JOIN billing.usage_row usage ON usage.call_id = ours.call_id
             JOIN billing.period ON period.tenant_id = usage.tenant_id AND period.period = usage.period
             LEFT JOIN LATERAL (
                 SELECT found.up_to_units, found.nanos FROM billing.meter_prices(period.price_version_id) found
                 WHERE found.meter = usage.meter
             ) AS price ON true
-            WHERE usage.call_id = ANY(call_ids) AND usage.recorded_at = now()
-              AND usage.session_id IS NOT DISTINCT FROM session AND usage.tenant_id = ANY(capped)
+            WHERE usage.recorded_at = now() AND usage.session_id IS NOT DISTINCT FROM session
+              AND usage.tenant_id = ANY(capped)
               AND EXISTS (
                   SELECT FROM billing.cap
                   WHERE cap.tenant_id = usage.tenant_id AND cap.key_id = usage.key_id)
