@@ -2,7 +2,8 @@
 
 All that adds usage up is copied in one statement (`copy_books`), and so is of one moment. The usage rows are
 added up after it, part by part, each in a transaction of its own, but only those that were committed at that
-moment: rows are written once, and the ones that came later are known by their transaction.
+moment: rows are written once, and the ones that came later are known by their transaction. Rows are read in
+the order of their call ids, all tenants' together: that is the order in which they lie on disk.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -18,17 +19,15 @@ from psycopg.rows import class_row
 from infra.database import Connection
 
 _STATEMENT_TIMEOUT: Final = "10min"
-_FIRST_ID: Final = UUID(int=0)
-_LAST_ID: Final = UUID(int=2**128 - 1)
+LAST_ID: Final = UUID(int=2**128 - 1)
 
 
 class Month(msgspec.Struct, frozen=True):
-    """One tenant's month, and how many calls its counters claim."""
+    """One tenant's month, and how many roll-ups there are of it."""
 
     tenant_id: str
     period: str
-    time_zone: str
-    calls: int
+    roll_ups: int
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -71,31 +70,6 @@ class Moment(msgspec.Struct, frozen=True):
     copied_at: datetime
 
 
-class Stretch(msgspec.Struct, frozen=True):
-    """A month's usage rows from one call id to another, both of them included.
-
-    `rows`: how many there are, but for further rows of the last call.
-    """
-
-    tenant_id: str
-    period: str
-    time_zone: str
-    first: UUID
-    last: UUID
-    rows: int
-
-    def after(self) -> "Stretch | None":
-        """The rest of the month; None when this is the end of it."""
-        if self.last == _LAST_ID:
-            return None
-        return msgspec.structs.replace(self, first=UUID(int=self.last.int + 1), last=_LAST_ID)
-
-
-def whole(month: Month) -> Stretch:
-    """All rows of a month."""
-    return Stretch(month.tenant_id, month.period, month.time_zone, _FIRST_ID, _LAST_ID, month.calls)
-
-
 @asynccontextmanager
 async def workspace(connection: Connection) -> AsyncGenerator[None]:
     """The temporary tables, and the settings that long sums need, on a connection that is kept meanwhile."""
@@ -119,22 +93,22 @@ async def workspace(connection: Connection) -> AsyncGenerator[None]:
 async def read_months(
     connection: Connection, period: str | None, after: tuple[str, str], limit: int
 ) -> list[Month]:
-    """The next months after (tenant, month), in that order, but for those with rows that were detached."""
+    """The next months after (month, tenant), in that order, but for those with rows that were detached."""
     async with connection.cursor(row_factory=class_row(Month)) as cursor:
         await cursor.execute(
             """
-            SELECT tenant_id, period, time_zone, (
-                SELECT coalesce(sum(counter.calls), 0)::bigint FROM billing.period_counter counter
-                WHERE counter.tenant_id = month.tenant_id AND counter.period = month.period) AS calls
+            SELECT tenant_id, period, (
+                SELECT count(*) FROM billing.hourly_usage hourly
+                WHERE hourly.tenant_id = month.tenant_id AND hourly.period = month.period) AS roll_ups
             FROM billing.period month
-            WHERE (tenant_id, period) > (%(after_tenant)s, %(after_period)s)
+            WHERE (period, tenant_id) > (%(after_period)s, %(after_tenant)s)
               AND (%(period)s::text IS NULL OR period = %(period)s)
               AND starts_at >= (
                   SELECT coalesce(max(ends_at), '-infinity') FROM billing.usage_partition
                   WHERE detached_at IS NOT NULL)
-            ORDER BY tenant_id, period LIMIT %(limit)s
+            ORDER BY period, tenant_id LIMIT %(limit)s
             """,
-            {"period": period, "after_tenant": after[0], "after_period": after[1], "limit": limit},
+            {"period": period, "after_period": after[0], "after_tenant": after[1], "limit": limit},
         )
         return await cursor.fetchall()
 
@@ -149,13 +123,18 @@ async def read_used_months(
     return await cursor.fetchall()
 
 
-async def copy_books(connection: Connection, months: Sequence[Month]) -> Moment:
-    """Begin with other months: copy all that adds up their usage, in one statement."""
-    await connection.execute("TRUNCATE pg_temp.reconciled_book, pg_temp.reconciled_usage")
+async def copy_books(connection: Connection, months: Sequence[tuple[str, str]]) -> Moment:
+    """Begin with other months, as (tenant, month): copy all that adds up their usage, in one statement."""
+    await connection.execute(
+        "TRUNCATE pg_temp.reconciled_month, pg_temp.reconciled_book, pg_temp.reconciled_usage"
+    )
     async with connection.cursor(row_factory=class_row(Moment)) as cursor:
         await cursor.execute(
             _COPY_BOOKS,
-            {"tenant_ids": [one.tenant_id for one in months], "periods": [one.period for one in months]},
+            {
+                "tenant_ids": [tenant_id for tenant_id, _ in months],
+                "periods": [period for _, period in months],
+            },
             prepare=False,
         )
         moment = await cursor.fetchone()
@@ -163,18 +142,32 @@ async def copy_books(connection: Connection, months: Sequence[Month]) -> Moment:
     return moment
 
 
-async def cut(connection: Connection, stretches: Sequence[Stretch], limit: int) -> list[Stretch]:
-    """Of each of these stretches the beginning, about `limit` rows at most; found in the index alone."""
-    async with connection.cursor(row_factory=class_row(Stretch)) as cursor:
-        await cursor.execute(_CUT, {**_arrays(stretches), "limit": limit, "end": _LAST_ID}, prepare=False)
-        return await cursor.fetchall()
+async def read_ends(connection: Connection) -> tuple[UUID, UUID] | None:
+    """The first and the last call id in these months; None when they have no usage rows."""
+    cursor = await connection.execute(_ENDS, prepare=False)
+    row = await cursor.fetchone()
+    return (row[0], row[1]) if row and row[0] else None
 
 
-async def add_up(connection: Connection, moment: Moment, stretches: Sequence[Stretch]) -> None:
-    """Add up the rows of these stretches that were committed when the books were copied."""
-    values = {**_arrays(stretches), **msgspec.structs.asdict(moment)}
+async def cut(connection: Connection, first: UUID, limit: int) -> UUID:
+    """The last call id of the next `limit` usage rows, by the index alone; `LAST_ID` for fewer."""
+    cursor = await connection.execute(
+        """
+        SELECT call_id FROM billing.usage_row WHERE call_id >= %(first)s
+        ORDER BY call_id OFFSET %(limit)s - 1 LIMIT 1
+        """,
+        {"first": first, "limit": limit},
+        prepare=False,
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else LAST_ID
+
+
+async def add_up(connection: Connection, moment: Moment, first: UUID, last: UUID) -> None:
+    """Add up these months' rows from one call id to another, both included, as of the moment."""
+    values = {"first": first, "last": last, **msgspec.structs.asdict(moment)}
     async with connection.transaction():
-        # The planner takes the stretches for small: it would sort all rows, and compare each with each key.
+        # The planner knows nothing of temporary tables: it would sort all rows, and try each month for each.
         await connection.execute(
             "SELECT set_config('enable_sort', 'off', true), set_config('enable_nestloop', 'off', true)"
         )
@@ -230,17 +223,8 @@ async def usage_by_meter(connection: Connection) -> AsyncGenerator[Difference]:
             yield one
 
 
-def _arrays(stretches: Sequence[Stretch]) -> dict[str, object]:
-    return {
-        "tenant_ids": [one.tenant_id for one in stretches],
-        "periods": [one.period for one in stretches],
-        "time_zones": [one.time_zone for one in stretches],
-        "firsts": [one.first for one in stretches],
-        "lasts": [one.last for one in stretches],
-    }
-
-
 _TABLES: Final = (
+    "CREATE TEMPORARY TABLE reconciled_month (tenant_id text, period text, time_zone text)",
     """
     CREATE TEMPORARY TABLE reconciled_book (
         what text, tenant_id text, period text, meter text, key_id text, hour timestamptz, calls bigint,
@@ -264,6 +248,11 @@ _COPY_BOOKS: Final = """
         SELECT tenant_id, period, invoice.invoice_id, invoice.total_minor
         FROM month JOIN billing.invoice USING (tenant_id, period)
         WHERE invoice.drafted_at >= month.closed_at
+    ), listed AS (  -- one that was never opened too
+        INSERT INTO pg_temp.reconciled_month
+        SELECT tenant_id, period, coalesce(period.time_zone, 'UTC')
+        FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
+        LEFT JOIN billing.period USING (tenant_id, period)
     ), copied AS (
         INSERT INTO pg_temp.reconciled_book
         SELECT 'counter', tenant_id, period, counter.meter, '', NULL, counter.calls, counter.units, 0,
@@ -292,53 +281,42 @@ _COPY_BOOKS: Final = """
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_xid, now() AS copied_at
 """
 
-_CUT: Final = """
-    SELECT given.tenant_id, given.period, given.time_zone, given.first,
-           coalesce(cut.call_id, %(end)s) AS last,
-           CASE WHEN cut.call_id IS NOT NULL THEN %(limit)s ELSE (
-               SELECT count(*) FROM billing.usage_row usage
-               WHERE usage.tenant_id = given.tenant_id AND usage.period = given.period
-                 AND usage.call_id >= given.first
-           ) END AS rows
-    FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[], %(time_zones)s::text[], %(firsts)s::uuid[])
-         AS given (tenant_id, period, time_zone, first)
-    LEFT JOIN LATERAL (
+_ENDS: Final = """
+    SELECT min(first.call_id::text COLLATE "C")::uuid, max(last.call_id::text COLLATE "C")::uuid
+    FROM pg_temp.reconciled_month month
+    CROSS JOIN LATERAL (
         SELECT usage.call_id FROM billing.usage_row usage
-        WHERE usage.tenant_id = given.tenant_id AND usage.period = given.period
-          AND usage.call_id >= given.first
-        ORDER BY usage.call_id OFFSET %(limit)s - 1 LIMIT 1
-    ) AS cut ON true
+        WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
+        ORDER BY usage.call_id LIMIT 1
+    ) AS first
+    CROSS JOIN LATERAL (
+        SELECT usage.call_id FROM billing.usage_row usage
+        WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
+        ORDER BY usage.call_id DESC LIMIT 1
+    ) AS last
 """
 
 # `xmin` has the lower 32 bits of the transaction that wrote the row. They stand for the nearest id of 64
 # bits, which is the right one for a row of the last hour; a row recorded before it was committed long ago,
 # since no transaction that writes usage lasts for more than seconds. A subtransaction is not in a snapshot:
-# usage rows are written outside of any. `OFFSET 0` has the stretches read along the index, whatever the
-# planner thinks of their sizes.
+# usage rows are written outside of any.
 _ADD_UP: Final = """
     INSERT INTO pg_temp.reconciled_usage
-    SELECT stretch.tenant_id, stretch.period, used.meter, used.key_id,
-           date_trunc('hour', used.occurred_at, stretch.time_zone), sum(used.calls), sum(used.units),
-           sum(billing.rate(capped.up_to_units, capped.nanos, used.units_before + used.units)
-               - billing.rate(capped.up_to_units, capped.nanos, used.units_before)),
-           count(*) FILTER (WHERE used.entry %% 2 = 0), count(*) FILTER (WHERE used.entry %% 2 = 1)
-    FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[], %(time_zones)s::text[], %(firsts)s::uuid[],
-                %(lasts)s::uuid[]) AS stretch (tenant_id, period, time_zone, first, last)
-    CROSS JOIN LATERAL (
-        SELECT usage.meter, usage.key_id, usage.occurred_at, usage.entry, usage.calls, usage.units,
-               usage.units_before
-        FROM billing.usage_row usage
-        WHERE usage.tenant_id = stretch.tenant_id AND usage.period = stretch.period
-          AND usage.call_id BETWEEN stretch.first AND stretch.last
-          AND (usage.recorded_at < %(copied_at)s - interval '1 hour' OR pg_visible_in_snapshot(
-              (%(next_xid)s::bigint + 2147483648 - (
-                  (%(next_xid)s::bigint - usage.xmin::text::bigint + 2147483648) & 4294967295))::text::xid8,
-              %(snapshot)s::pg_snapshot))
-        OFFSET 0
-    ) AS used
-    LEFT JOIN pg_temp.reconciled_book capped
-        ON capped.what = 'key counter' AND capped.tenant_id = stretch.tenant_id
-       AND capped.period = stretch.period AND capped.meter = used.meter AND capped.key_id = used.key_id
+    SELECT tenant_id, period, usage.meter, usage.key_id,
+           date_trunc('hour', usage.occurred_at, month.time_zone), sum(usage.calls), sum(usage.units),
+           sum(billing.rate(capped.up_to_units, capped.nanos, usage.units_before + usage.units)
+               - billing.rate(capped.up_to_units, capped.nanos, usage.units_before)),
+           count(*) FILTER (WHERE usage.entry %% 2 = 0), count(*) FILTER (WHERE usage.entry %% 2 = 1)
+    FROM billing.usage_row usage
+    JOIN pg_temp.reconciled_month month USING (tenant_id, period)
+    LEFT JOIN (
+        SELECT * FROM pg_temp.reconciled_book WHERE what = 'key counter'
+    ) AS capped USING (tenant_id, period, meter, key_id)
+    WHERE usage.call_id BETWEEN %(first)s AND %(last)s
+      AND (usage.recorded_at < %(copied_at)s - interval '1 hour' OR pg_visible_in_snapshot(
+          (%(next_xid)s::bigint + 2147483648 - (
+              (%(next_xid)s::bigint - usage.xmin::text::bigint + 2147483648) & 4294967295))::text::xid8,
+          %(snapshot)s::pg_snapshot))
     GROUP BY 1, 2, 3, 4, 5
 """
 

@@ -21,7 +21,7 @@ from billing.meters import METERS, MONEY
 from billing.reconcile import ROWS_PER_STATEMENT, describe, reconcile
 from billing.retention import detach_partitions
 from billing.store import reconcile as store
-from billing.store.reconcile import Moment, Month, Stretch
+from billing.store.reconcile import Moment
 from gateway.cli import main
 from infra.database import Connection, Pool
 from tests.billing_world import NOON, add_account, audit, charge, open_ledger, write
@@ -48,9 +48,14 @@ async def use(database_url: str, pool: Pool) -> str:
     return tenants[0]
 
 
-async def add_up(connection: Connection, moment: Moment, months: list[Month]) -> tuple[int, list[str]]:
-    """The rows of these months as of the moment: how many charges, and what differs."""
-    await store.add_up(connection, moment, [store.whole(month) for month in months])
+async def months_of(connection: Connection) -> list[tuple[str, str]]:
+    page = await store.read_months(connection, None, ("", ""), 100)
+    return [(month.tenant_id, month.period) for month in page]
+
+
+async def add_up(connection: Connection, moment: Moment) -> tuple[int, list[str]]:
+    """All rows as of the moment: how many charges, and what differs."""
+    await store.add_up(connection, moment, UUID(int=0), store.LAST_ID)
     await store.forget_detached(connection)
     charges, _ = await store.count_entries(connection)
     return charges, [one.what async for one in store.differences(connection)]
@@ -65,24 +70,30 @@ async def test_untouched_books_agree(database_url: str, pool: Pool, rows_per_sta
         assert found.differences == []
 
 
-async def test_no_statement_adds_up_more_than_a_share_of_a_month(database_url: str, pool: Pool) -> None:
+async def test_no_statement_adds_up_more_rows_than_it_should(database_url: str, pool: Pool) -> None:
     await use(database_url, pool)
     async with pool.connection() as connection:
-        months = await store.read_months(connection, "2025-11", ("", ""), 10)
-        ahead = [store.whole(month) for month in months]
-        cut = list[Stretch]()
-        while ahead:
-            stretches = await store.cut(connection, ahead, 7)
-            cut += stretches
-            ahead = [rest for one in stretches if (rest := one.after())]
-        cursor = await connection.execute("SELECT tenant_id, call_id FROM billing.usage_row")
-        rows = await cursor.fetchall()
-    held = [
-        [row for row in rows if row[0] == one.tenant_id and one.first <= row[1] <= one.last] for one in cut
-    ]
-    assert sorted(row for stretch in held for row in stretch) == sorted(rows), "each row, once"
-    assert {len(stretch) for stretch in held} <= set(range(10)), "7, and two more of the last call"
-    assert len(cut) >= 93 // 9
+        cursor = await connection.execute("SELECT call_id FROM billing.usage_row ORDER BY call_id")
+        ids = [call_id for (call_id,) in await cursor.fetchall()]
+        held = list[UUID]()
+        first = UUID(int=0)
+        while first < store.LAST_ID:
+            last = await store.cut(connection, first, 7)
+            stretch = [one for one in ids if first <= one <= last]
+            assert len(stretch) <= 9, "7, and two more of the last call"
+            held += stretch
+            first = UUID(int=min(last.int + 1, store.LAST_ID.int))
+    assert held == ids, "each row, once"
+
+
+async def test_portions_of_a_month_are_compared_one_after_the_other(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await use(database_url, pool)
+    monkeypatch.setattr(reconciling, "_ROLL_UPS_AT_ONCE", 1)
+    monkeypatch.setattr(reconciling, "_MONTHS_PER_PAGE", 2)
+    found = await reconcile(pool)
+    assert (found.usage_rows, found.voided, found.difference) == (91, 2, 0)
 
 
 @CHUNKS
@@ -198,17 +209,17 @@ async def test_what_is_committed_after_the_books_were_copied_does_not_count(
     ):
         first = charge(tenant_id, units=7)
         await ledger.charge(first)
-        months = await store.read_months(connection, None, ("", ""), 10)
+        months = await months_of(connection)
         async with store.workspace(connection):
             async with other.transaction():  # open while the books are copied
                 assert [one.outcome for one in await write(other, old[:2])] == ["charged", "charged"]
                 moment = await store.copy_books(connection, months)
             await ledger.charge(old[2])
             await ledger.void(first)
-            assert await add_up(connection, moment, months) == (1, [])
+            assert await add_up(connection, moment) == (1, [])
             moment = await store.copy_books(connection, months)
             await ledger.charge(old[3])
-            assert await add_up(connection, moment, months) == (4, [])
+            assert await add_up(connection, moment) == (4, [])
     found = await reconcile(pool)
     assert (found.usage_rows, found.voided, found.difference) == (5, 1, 0)
 
@@ -220,13 +231,13 @@ async def test_a_row_of_long_ago_counts_whatever_its_transaction_is_numbered(
     tenant_id = await add_account(pool)
     async with pool.connection() as connection:
         await write(connection, [charge(tenant_id)])
-        months = await store.read_months(connection, None, ("", ""), 10)
+        months = await months_of(connection)
         async with store.workspace(connection):
             moment = await store.copy_books(connection, months)
             await connection.execute(
                 "UPDATE billing.usage_row SET recorded_at = recorded_at - interval '61 minutes'"
             )
-            assert await add_up(connection, moment, months) == (1, [])
+            assert await add_up(connection, moment) == (1, [])
 
 
 async def test_a_month_that_is_detached_meanwhile_is_left_out(database_url: str, pool: Pool) -> None:
@@ -243,11 +254,11 @@ async def test_a_month_that_is_detached_meanwhile_is_left_out(database_url: str,
     async with pool.connection() as connection:
         await write(connection, [msgspec.structs.replace(old, call_id=old_id), charge(tenant_id, at=now)])
         assert await close_ended_months(pool, now + timedelta(hours=2)) == 1
-        months = await store.read_months(connection, None, ("", ""), 10)
+        months = await months_of(connection)
         async with store.workspace(connection):
             moment = await store.copy_books(connection, months)
             assert len(await detach_partitions(pool, now)) == 1
-            assert await add_up(connection, moment, months) == (1, [])
+            assert await add_up(connection, moment) == (1, [])
 
 
 async def test_the_connection_goes_back_as_it_came(pool: Pool) -> None:
