@@ -294,18 +294,20 @@ async def test_books_that_change_all_the_while_never_differ(database_url: str, p
 
     async with open_ledger(database_url) as first, open_ledger(database_url) as second:
         callers = [asyncio.create_task(call((first, second)[n % 2], n)) for n in range(16)]
-        rounds = 0
-        while rounds < 30 or made < 1000:
-            if rounds == 12:
-                await close_ended_months(pool, datetime.now(UTC) + timedelta(hours=2))
-                await run_drafts(pool, last_month.strftime("%Y-%m"))
-            before = made
-            found = await reconcile(pool, None, (70, 500, ROWS_PER_STATEMENT)[rounds % 3])
-            assert found.difference == 0, [describe(one) for one in found.differences]
-            assert found.usage_rows >= before
-            rounds += 1
-        stop.set()
-        await asyncio.gather(*callers)
+        try:
+            rounds = 0
+            while rounds < 30 or made < 1000:
+                if rounds == 12:
+                    await close_ended_months(pool, datetime.now(UTC) + timedelta(hours=2))
+                    await run_drafts(pool, last_month.strftime("%Y-%m"))
+                before = made
+                found = await reconcile(pool, None, (70, 500, ROWS_PER_STATEMENT)[rounds % 3])
+                assert found.difference == 0, [describe(one) for one in found.differences]
+                assert found.usage_rows >= before
+                rounds += 1
+        finally:
+            stop.set()
+            await asyncio.gather(*callers)
     found = await reconcile(pool)
     assert (found.usage_rows, found.difference) == (made, 0)
     assert audit(database_url)[0] == made - found.voided
