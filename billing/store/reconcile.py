@@ -1,19 +1,33 @@
-"""What reconciling reads: months in pages, and per page only what differs. No usage row leaves the server."""
+"""What reconciling reads. No usage row leaves the server: sums gather in temporary tables of the session.
 
-from collections.abc import Sequence
+All that adds usage up is copied in one statement (`copy_books`), and so is of one moment. The usage rows are
+added up after it, part by part, each in a transaction of its own, but only those that were committed at that
+moment: rows are written once, and the ones that came later are known by their transaction. Rows are read in
+the order of their call ids, all tenants' together: that is the order in which they lie on disk.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 import msgspec
+import psycopg
 from psycopg.rows import class_row
 
 from infra.database import Connection
 
+_STATEMENT_TIMEOUT: Final = "10min"
+LAST_ID: Final = UUID(int=2**128 - 1)
+
 
 class Month(msgspec.Struct, frozen=True):
-    """One tenant's month, and how many calls its counters claim."""
+    """One tenant's month, and how many roll-ups there are of it."""
 
     tenant_id: str
     period: str
-    calls: int
+    roll_ups: int
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -43,155 +57,321 @@ class Difference(msgspec.Struct, frozen=True):
     rated: int
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """When the books were copied: the transactions that had not committed, and the server's clock.
+
+    Attributes:
+        snapshot: a `pg_snapshot`.
+        next_xid: the first transaction id, in 64 bits, that was not given away yet.
+    """
+
+    snapshot: str
+    next_xid: int
+    copied_at: datetime
+
+
+@asynccontextmanager
+async def workspace(connection: Connection) -> AsyncGenerator[None]:
+    """The temporary tables, and the settings that long sums need, on a connection that is kept meanwhile."""
+    await connection.execute(
+        """
+        SELECT set_config('work_mem', '64MB', false), set_config('jit', 'off', false),
+               set_config('statement_timeout', %(timeout)s, false)
+        """,
+        {"timeout": _STATEMENT_TIMEOUT},
+    )
+    try:
+        for table in _TABLES:
+            await connection.execute(table)
+        yield
+    finally:
+        with suppress(psycopg.Error):  # a connection that broke takes them along
+            for undo in ("DISCARD TEMP", "RESET work_mem", "RESET jit", "RESET statement_timeout"):
+                await connection.execute(undo)
+
+
 async def read_months(
     connection: Connection, period: str | None, after: tuple[str, str], limit: int
 ) -> list[Month]:
-    """The next months after (tenant, month), in that order, but for those with rows that were detached."""
+    """The next months after (month, tenant), in that order, but for those with rows that were detached."""
     async with connection.cursor(row_factory=class_row(Month)) as cursor:
         await cursor.execute(
             """
             SELECT tenant_id, period, (
-                SELECT coalesce(sum(counter.calls), 0)::bigint FROM billing.period_counter counter
-                WHERE counter.tenant_id = month.tenant_id AND counter.period = month.period) AS calls
+                SELECT count(*) FROM billing.hourly_usage hourly
+                WHERE hourly.tenant_id = month.tenant_id AND hourly.period = month.period) AS roll_ups
             FROM billing.period month
-            WHERE (tenant_id, period) > (%(after_tenant)s, %(after_period)s)
+            WHERE (period, tenant_id) > (%(after_period)s, %(after_tenant)s)
               AND (%(period)s::text IS NULL OR period = %(period)s)
               AND starts_at >= (
                   SELECT coalesce(max(ends_at), '-infinity') FROM billing.usage_partition
                   WHERE detached_at IS NOT NULL)
-            ORDER BY tenant_id, period LIMIT %(limit)s
+            ORDER BY period, tenant_id LIMIT %(limit)s
             """,
-            {"period": period, "after_tenant": after[0], "after_period": after[1], "limit": limit},
+            {"period": period, "after_period": after[0], "after_tenant": after[1], "limit": limit},
         )
         return await cursor.fetchall()
 
 
-async def compare(connection: Connection, months: Sequence[Month]) -> tuple[int, int, list[Difference]]:
-    """How many charges and voids these months have, and what does not agree with them. One statement."""
-    async with connection.cursor(row_factory=class_row(Difference)) as cursor:
+async def read_used_months(
+    connection: Connection, after: tuple[str, str], limit: int
+) -> list[tuple[str, str, bool]]:
+    """The next months after (tenant, month) that have usage rows, in order, and whether it was opened."""
+    cursor = await connection.execute(
+        _USED_MONTHS, {"after_tenant": after[0], "after_period": after[1], "limit": limit}, prepare=False
+    )
+    return await cursor.fetchall()
+
+
+async def copy_books(connection: Connection, months: Sequence[tuple[str, str]]) -> Moment:
+    """Begin with other months, as (tenant, month): copy all that adds up their usage, in one statement."""
+    await connection.execute(
+        "TRUNCATE pg_temp.reconciled_month, pg_temp.reconciled_book, pg_temp.reconciled_usage"
+    )
+    async with connection.cursor(row_factory=class_row(Moment)) as cursor:
         await cursor.execute(
-            _COMPARE,
-            {"tenant_ids": [one.tenant_id for one in months], "periods": [one.period for one in months]},
+            _COPY_BOOKS,
+            {
+                "tenant_ids": [tenant_id for tenant_id, _ in months],
+                "periods": [period for _, period in months],
+            },
+            prepare=False,
         )
-        found = await cursor.fetchall()
-    charges = sum(one.calls_of_rows for one in found if one.what == "rows")
-    voids = sum(one.calls for one in found if one.what == "rows")
-    return charges, voids, [one for one in found if one.what != "rows"]
+        moment = await cursor.fetchone()
+    assert moment is not None
+    return moment
 
 
-async def read_usage_without_month(connection: Connection, period: str | None) -> list[Difference]:
-    """Usage rows in months that were never opened; steps from month to month along the index."""
+async def read_ends(connection: Connection) -> tuple[UUID, UUID] | None:
+    """The first and the last call id in these months; None when they have no usage rows."""
+    cursor = await connection.execute(_ENDS, prepare=False)
+    row = await cursor.fetchone()
+    return (row[0], row[1]) if row and row[0] else None
+
+
+async def cut(connection: Connection, first: UUID, limit: int) -> UUID:
+    """The last call id of the next `limit` usage rows, by the index alone; `LAST_ID` for fewer."""
+    cursor = await connection.execute(
+        """
+        SELECT call_id FROM billing.usage_row WHERE call_id >= %(first)s
+        ORDER BY call_id OFFSET %(limit)s - 1 LIMIT 1
+        """,
+        {"first": first, "limit": limit},
+        prepare=False,
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else LAST_ID
+
+
+async def add_up(connection: Connection, moment: Moment, first: UUID, last: UUID) -> None:
+    """Add up these months' rows from one call id to another, both included, as of the moment."""
+    values = {"first": first, "last": last, **msgspec.structs.asdict(moment)}
+    async with connection.transaction():
+        # The planner knows nothing of temporary tables: it would sort all rows, and try each month for each.
+        await connection.execute(
+            "SELECT set_config('enable_sort', 'off', true), set_config('enable_nestloop', 'off', true)"
+        )
+        await connection.execute(_ADD_UP, values, prepare=False)
+
+
+async def forget_detached(connection: Connection) -> None:
+    """Leave out the months whose rows were detached while they were being added up."""
+    await connection.execute(
+        """
+        WITH detached AS (
+            SELECT tenant_id, period FROM billing.period
+            WHERE starts_at < (SELECT max(ends_at) FROM billing.usage_partition WHERE detached_at IS NOT NULL)
+        ), forgotten AS (
+            DELETE FROM pg_temp.reconciled_book WHERE (tenant_id, period) IN (SELECT * FROM detached)
+        )
+        DELETE FROM pg_temp.reconciled_usage WHERE (tenant_id, period) IN (SELECT * FROM detached)
+        """
+    )
+
+
+async def count_entries(connection: Connection) -> tuple[int, int]:
+    """How many charges and how many voids were added up."""
+    cursor = await connection.execute(
+        """
+        SELECT coalesce(sum(charges), 0)::bigint, coalesce(sum(voids), 0)::bigint
+        FROM pg_temp.reconciled_usage
+        """
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+async def differences(connection: Connection) -> AsyncGenerator[Difference]:
+    """Where the copied books and the sums do not agree."""
     async with connection.cursor(row_factory=class_row(Difference)) as cursor:
-        await cursor.execute(_WITHOUT_MONTH, {"period": period})
-        return await cursor.fetchall()
+        async for one in cursor.stream(_DIFFERENCES):
+            yield one
 
 
-_COMPARE = """
+async def usage_by_meter(connection: Connection) -> AsyncGenerator[Difference]:
+    """What was added up, as usage in months that were never opened."""
+    async with connection.cursor(row_factory=class_row(Difference)) as cursor:
+        async for one in cursor.stream(
+            """
+            SELECT 'month' AS what, tenant_id, period, meter, '' AS key_id, '' AS hour,
+                   sum(calls)::bigint AS calls_of_rows, sum(units)::bigint AS units_of_rows,
+                   0 AS calls, 0 AS units, 0 AS rated
+            FROM pg_temp.reconciled_usage GROUP BY tenant_id, period, meter
+            """
+        ):
+            yield one
+
+
+_TABLES: Final = (
+    "CREATE TEMPORARY TABLE reconciled_month (tenant_id text, period text, time_zone text)",
+    """
+    CREATE TEMPORARY TABLE reconciled_book (
+        what text, tenant_id text, period text, meter text, key_id text, hour timestamptz, calls bigint,
+        units bigint, rated numeric, up_to_units bigint[], nanos bigint[])
+    """,
+    """
+    CREATE TEMPORARY TABLE reconciled_usage (
+        tenant_id text, period text, meter text, key_id text, hour timestamptz, calls bigint, units bigint,
+        rated numeric, charges bigint, voids bigint)
+    """,
+)
+
+# A key's counter comes with its meter's price. An invoice that was drafted while its month was open may lag
+# behind it, and is left out.
+_COPY_BOOKS: Final = """
     WITH month AS (
-        SELECT period.tenant_id, period.period, period.time_zone, period.price_version_id, period.closed_at
+        SELECT period.tenant_id, period.period, period.price_version_id, period.closed_at
         FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
         JOIN billing.period USING (tenant_id, period)
-    ), used AS MATERIALIZED (
-        SELECT tenant_id, period, usage.meter, usage.key_id,
-               date_trunc('hour', usage.occurred_at, month.time_zone) AS hour,
-               sum(usage.calls) AS calls, sum(usage.units) AS units,
-               count(*) FILTER (WHERE usage.entry %% 2 = 0) AS charges,
-               count(*) FILTER (WHERE usage.entry %% 2 = 1) AS voids
-        FROM month JOIN billing.usage_row usage USING (tenant_id, period)
-        GROUP BY 1, 2, 3, 4, 5
-    ), used_by_meter AS (
-        SELECT tenant_id, period, meter, sum(calls) AS calls, sum(units) AS units FROM used GROUP BY 1, 2, 3
-    ), counted AS (
-        SELECT tenant_id, period, meter, counter.calls, counter.units
-        FROM month JOIN billing.period_counter counter USING (tenant_id, period)
-    ), rolled_up AS (
-        SELECT tenant_id, period, hourly.meter, hourly.key_id, hourly.hour, hourly.calls, hourly.units
-        FROM month JOIN billing.hourly_usage hourly USING (tenant_id, period)
-    ), by_key AS (
-        SELECT tenant_id, period, counter.meter, counter.key_id, counter.units, counter.rated, of_rows.*
-        FROM month
-        JOIN billing.key_counter counter USING (tenant_id, period)
-        LEFT JOIN billing.meter_prices(month.price_version_id) price ON price.meter = counter.meter
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(usage.calls), 0)::bigint AS calls_of_rows,
-                   coalesce(sum(usage.units), 0)::bigint AS units_of_rows,
-                   coalesce(sum(
-                       billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
-                       - billing.rate(price.up_to_units, price.nanos, usage.units_before)), 0)
-                       AS rated_of_rows
-            FROM billing.usage_row usage
-            WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
-              AND usage.key_id = counter.key_id AND usage.meter = counter.meter
-        ) AS of_rows
-    ), invoice AS (  -- one that was drafted while its month was open may lag behind it
+    ), invoice AS (
         SELECT tenant_id, period, invoice.invoice_id, invoice.total_minor
         FROM month JOIN billing.invoice USING (tenant_id, period)
         WHERE invoice.drafted_at >= month.closed_at
-    ), invoiced AS (
-        SELECT tenant_id, period, line.meter, line.calls, line.units
+    ), listed AS (  -- one that was never opened too
+        INSERT INTO pg_temp.reconciled_month
+        SELECT tenant_id, period, coalesce(period.time_zone, 'UTC')
+        FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
+        LEFT JOIN billing.period USING (tenant_id, period)
+    ), copied AS (
+        INSERT INTO pg_temp.reconciled_book
+        SELECT 'counter', tenant_id, period, counter.meter, '', NULL, counter.calls, counter.units, 0,
+               NULL::bigint[], NULL::bigint[]
+        FROM month JOIN billing.period_counter counter USING (tenant_id, period)
+        UNION ALL
+        SELECT 'roll-up', tenant_id, period, hourly.meter, hourly.key_id, hourly.hour, hourly.calls,
+               hourly.units, 0, NULL, NULL
+        FROM month JOIN billing.hourly_usage hourly USING (tenant_id, period)
+        UNION ALL
+        SELECT 'key counter', tenant_id, period, counter.meter, counter.key_id, NULL, 0, counter.units,
+               counter.rated, price.up_to_units, price.nanos
+        FROM month
+        JOIN billing.key_counter counter USING (tenant_id, period)
+        LEFT JOIN LATERAL billing.meter_prices(month.price_version_id) price ON price.meter = counter.meter
+        UNION ALL
+        SELECT 'invoice', tenant_id, period, line.meter, '', NULL, line.calls, line.units, 0, NULL, NULL
         FROM invoice JOIN billing.invoice_line line USING (invoice_id)
-    ), to_invoice AS (
-        SELECT tenant_id, period, meter, used.calls, used.units
-        FROM invoice JOIN used_by_meter used USING (tenant_id, period) WHERE used.calls > 0
+        UNION ALL
+        SELECT 'invoice total', tenant_id, period, '', '', NULL, 0, 0, total_minor - (
+            SELECT coalesce(sum(line.amount_minor), 0) FROM billing.invoice_line line
+            WHERE line.invoice_id = invoice.invoice_id), NULL, NULL
+        FROM invoice
     )
-    SELECT 'rows' AS what, '' AS tenant_id, '' AS period, '' AS meter, '' AS key_id, '' AS hour,
-           coalesce(sum(charges), 0)::bigint AS calls_of_rows, 0 AS units_of_rows,
-           coalesce(sum(voids), 0)::bigint AS calls, 0 AS units, 0 AS rated
-    FROM used
-    UNION ALL
-    SELECT 'counter', tenant_id, period, meter, '', '',
-           coalesce(used_by_meter.calls, 0)::bigint, coalesce(used_by_meter.units, 0)::bigint,
-           coalesce(counted.calls, 0), coalesce(counted.units, 0), 0
-    FROM used_by_meter FULL JOIN counted USING (tenant_id, period, meter)
-    WHERE (coalesce(used_by_meter.calls, 0), coalesce(used_by_meter.units, 0))
-       <> (coalesce(counted.calls, 0), coalesce(counted.units, 0))
-    UNION ALL
-    SELECT 'roll-up', tenant_id, period, meter, key_id,
-           to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'),
-           coalesce(used.calls, 0)::bigint, coalesce(used.units, 0)::bigint,
-           coalesce(rolled_up.calls, 0), coalesce(rolled_up.units, 0), 0
-    FROM used FULL JOIN rolled_up USING (tenant_id, period, meter, key_id, hour)
-    WHERE (coalesce(used.calls, 0), coalesce(used.units, 0))
-       <> (coalesce(rolled_up.calls, 0), coalesce(rolled_up.units, 0))
-    UNION ALL
-    SELECT 'key counter', tenant_id, period, meter, key_id, '',
-           calls_of_rows, units_of_rows, calls_of_rows, units, abs(rated - rated_of_rows)::bigint
-    FROM by_key WHERE (units, rated) <> (units_of_rows, rated_of_rows)
-    UNION ALL
-    SELECT 'invoice', tenant_id, period, meter, '', '',
-           coalesce(to_invoice.calls, 0)::bigint, coalesce(to_invoice.units, 0)::bigint,
-           coalesce(invoiced.calls, 0), coalesce(invoiced.units, 0), 0
-    FROM to_invoice FULL JOIN invoiced USING (tenant_id, period, meter)
-    WHERE (coalesce(to_invoice.calls, 0), coalesce(to_invoice.units, 0))
-       <> (coalesce(invoiced.calls, 0), coalesce(invoiced.units, 0))
-    UNION ALL
-    SELECT 'invoice total', tenant_id, period, '', '', '', 0, 0, 0, 0, abs(total_minor - lines.amount_minor)
-    FROM invoice CROSS JOIN LATERAL (
-        SELECT coalesce(sum(line.amount_minor), 0)::bigint AS amount_minor
-        FROM billing.invoice_line line WHERE line.invoice_id = invoice.invoice_id
-    ) AS lines
-    WHERE total_minor <> lines.amount_minor
-    ORDER BY 1, 2, 3, 4, 5, 6
+    SELECT pg_current_snapshot()::text AS snapshot,
+           pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_xid, now() AS copied_at
 """
 
-_WITHOUT_MONTH = """
-    WITH RECURSIVE month AS (
-        (SELECT tenant_id, period FROM billing.usage_row ORDER BY tenant_id, period LIMIT 1)
+_ENDS: Final = """
+    SELECT min(first.call_id::text COLLATE "C")::uuid, max(last.call_id::text COLLATE "C")::uuid
+    FROM pg_temp.reconciled_month month
+    CROSS JOIN LATERAL (
+        SELECT usage.call_id FROM billing.usage_row usage
+        WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
+        ORDER BY usage.call_id LIMIT 1
+    ) AS first
+    CROSS JOIN LATERAL (
+        SELECT usage.call_id FROM billing.usage_row usage
+        WHERE usage.tenant_id = month.tenant_id AND usage.period = month.period
+        ORDER BY usage.call_id DESC LIMIT 1
+    ) AS last
+"""
+
+# `xmin` has the lower 32 bits of the transaction that wrote the row. They stand for the nearest id of 64
+# bits, which is the right one for a row of the last hour; a row recorded before it was committed long ago,
+# since no transaction that writes usage lasts for more than seconds. A subtransaction is not in a snapshot:
+# usage rows are written outside of any.
+_ADD_UP: Final = """
+    INSERT INTO pg_temp.reconciled_usage
+    SELECT tenant_id, period, usage.meter, usage.key_id,
+           date_trunc('hour', usage.occurred_at, month.time_zone), sum(usage.calls), sum(usage.units),
+           sum(billing.rate(capped.up_to_units, capped.nanos, usage.units_before + usage.units)
+               - billing.rate(capped.up_to_units, capped.nanos, usage.units_before)),
+           count(*) FILTER (WHERE usage.entry %% 2 = 0), count(*) FILTER (WHERE usage.entry %% 2 = 1)
+    FROM billing.usage_row usage
+    JOIN pg_temp.reconciled_month month USING (tenant_id, period)
+    LEFT JOIN (
+        SELECT * FROM pg_temp.reconciled_book WHERE what = 'key counter'
+    ) AS capped USING (tenant_id, period, meter, key_id)
+    WHERE usage.call_id BETWEEN %(first)s AND %(last)s
+      AND (usage.recorded_at < %(copied_at)s - interval '1 hour' OR pg_visible_in_snapshot(
+          (%(next_xid)s::bigint + 2147483648 - (
+              (%(next_xid)s::bigint - usage.xmin::text::bigint + 2147483648) & 4294967295))::text::xid8,
+          %(snapshot)s::pg_snapshot))
+    GROUP BY 1, 2, 3, 4, 5
+"""
+
+# What the rows come to and what the books say are put into one list, and added up place by place.
+_DIFFERENCES: Final = """
+    WITH used AS (
+        SELECT tenant_id, period, meter, key_id, hour, sum(calls) AS calls, sum(units) AS units,
+               sum(rated) AS rated
+        FROM pg_temp.reconciled_usage GROUP BY 1, 2, 3, 4, 5
+    ), used_by_meter AS (
+        SELECT tenant_id, period, meter, sum(calls) AS calls, sum(units) AS units FROM used GROUP BY 1, 2, 3
+    ), side (what, tenant_id, period, meter, key_id, hour, calls_of_rows, units_of_rows, calls, units,
+             rated) AS (
+        SELECT what, tenant_id, period, meter, key_id, hour, 0, 0, calls, units, rated
+        FROM pg_temp.reconciled_book
         UNION ALL
-        SELECT later.tenant_id, later.period
-        FROM month
+        SELECT 'counter', tenant_id, period, meter, '', NULL, calls, units, 0, 0, 0 FROM used_by_meter
+        UNION ALL
+        SELECT 'roll-up', tenant_id, period, meter, key_id, hour, calls, units, 0, 0, 0 FROM used
+        UNION ALL
+        SELECT 'key counter', tenant_id, period, meter, key_id, NULL, used.calls, used.units, used.calls, 0,
+               -coalesce(used.rated, 0)
+        FROM used JOIN pg_temp.reconciled_book book USING (tenant_id, period, meter, key_id)
+        WHERE book.what = 'key counter'
+        UNION ALL
+        SELECT 'invoice', tenant_id, period, used.meter, '', NULL, used.calls, used.units, 0, 0, 0
+        FROM used_by_meter used JOIN pg_temp.reconciled_book book USING (tenant_id, period)
+        WHERE book.what = 'invoice total' AND used.calls > 0
+    )
+    SELECT what, tenant_id, period, meter, key_id,
+           coalesce(to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), '') AS hour,
+           sum(calls_of_rows)::bigint AS calls_of_rows, sum(units_of_rows)::bigint AS units_of_rows,
+           sum(calls)::bigint AS calls, sum(units)::bigint AS units, abs(sum(rated))::bigint AS rated
+    FROM side
+    GROUP BY what, tenant_id, period, meter, key_id, side.hour
+    HAVING (sum(calls_of_rows), sum(units_of_rows), 0) <> (sum(calls), sum(units), sum(rated))
+    ORDER BY what, tenant_id, period, meter, key_id, side.hour
+"""
+
+# Steps from month to month along the index, and reads nothing else of it.
+_USED_MONTHS: Final = """
+    WITH RECURSIVE used AS (
+        SELECT %(after_tenant)s::text AS tenant_id, %(after_period)s::text AS period, 0 AS place
+        UNION ALL
+        SELECT later.tenant_id, later.period, used.place + 1
+        FROM used
         CROSS JOIN LATERAL (
             SELECT usage.tenant_id, usage.period FROM billing.usage_row usage
-            WHERE (usage.tenant_id, usage.period) > (month.tenant_id, month.period)
+            WHERE (usage.tenant_id, usage.period) > (used.tenant_id, used.period)
             ORDER BY usage.tenant_id, usage.period LIMIT 1
         ) AS later
+        WHERE used.place < %(limit)s
     )
-    SELECT 'month' AS what, usage.tenant_id, usage.period, usage.meter, '' AS key_id, '' AS hour,
-           sum(usage.calls)::bigint AS calls_of_rows, sum(usage.units)::bigint AS units_of_rows,
-           0 AS calls, 0 AS units, 0 AS rated
-    FROM month JOIN billing.usage_row usage USING (tenant_id, period)
-    WHERE (%(period)s::text IS NULL OR period = %(period)s)
-      AND NOT EXISTS (SELECT FROM billing.period known
-                      WHERE known.tenant_id = month.tenant_id AND known.period = month.period)
-    GROUP BY usage.tenant_id, usage.period, usage.meter
+    SELECT tenant_id, period, EXISTS (
+        SELECT FROM billing.period known
+        WHERE known.tenant_id = used.tenant_id AND known.period = used.period) AS is_opened
+    FROM used WHERE place > 0 ORDER BY place
 """

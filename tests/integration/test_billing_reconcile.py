@@ -1,58 +1,121 @@
 """Promise 2's command: it says when counters, roll-ups and usage rows agree, and names what does not."""
 
+import asyncio
 import json
 import random
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
+import msgspec
 import psycopg
 import pytest
 from click.testing import CliRunner
 
+from billing import reconcile as reconciling
 from billing.caps import set_caps
+from billing.closing import close_ended_months
 from billing.invoices import run_drafts
+from billing.ledger import Ledger
 from billing.meters import METERS, MONEY
-from billing.reconcile import describe, reconcile
+from billing.reconcile import ROWS_PER_STATEMENT, describe, reconcile
+from billing.retention import detach_partitions
+from billing.store import reconcile as store
+from billing.store.reconcile import Moment
 from gateway.cli import main
-from infra.database import Pool
-from tests.billing_world import add_account, charge, open_ledger
+from infra.database import Connection, Pool
+from tests.billing_world import NOON, add_account, audit, charge, open_ledger, write
+
+ZONES = ("Asia/Taipei", "Asia/Kathmandu", "America/St_Johns")
+CHUNKS = pytest.mark.parametrize("rows_per_statement", [1, 7, ROWS_PER_STATEMENT])
 
 
 async def use(database_url: str, pool: Pool) -> str:
-    tenants = [await add_account(pool) for _ in range(3)]
+    """90 calls of three tenants in November; two of them are taken back, and one of those charged again."""
+    tenants = [await add_account(pool, zone) for zone in ZONES]
     await set_caps(pool, tenants[0], {MONEY: 10**15}, f"key_{tenants[0][-4:]}")
     dice = random.Random(3)
     async with open_ledger(database_url) as ledger:
-        for _ in range(90):
-            await ledger.charge(
-                charge(dice.choice(tenants), dice.choice(METERS).meter, dice.randint(0, 9999))
-            )
+        for number in range(90):
+            at = NOON + timedelta(minutes=dice.randint(0, 300))
+            one = charge(dice.choice(tenants), dice.choice(METERS).meter, dice.randint(0, 9999), at)
+            await ledger.charge(one)
+            if number < 2:
+                await ledger.void(one)
+            if number == 1:
+                await ledger.charge(one)
+            ledger.answered(one.call_id)
     return tenants[0]
 
 
-async def test_untouched_books_agree(database_url: str, pool: Pool) -> None:
+async def months_of(connection: Connection) -> list[tuple[str, str]]:
+    page = await store.read_months(connection, None, ("", ""), 100)
+    return [(month.tenant_id, month.period) for month in page]
+
+
+async def add_up(connection: Connection, moment: Moment) -> tuple[int, list[str]]:
+    """All rows as of the moment: how many charges, and what differs."""
+    await store.add_up(connection, moment, UUID(int=0), store.LAST_ID)
+    await store.forget_detached(connection)
+    charges, _ = await store.count_entries(connection)
+    return charges, [one.what async for one in store.differences(connection)]
+
+
+@CHUNKS
+async def test_untouched_books_agree(database_url: str, pool: Pool, rows_per_statement: int) -> None:
     await use(database_url, pool)
-    for period, rows in ((None, 90), ("2025-11", 90), ("2025-12", 0)):
-        found = await reconcile(pool, period)
-        assert (found.usage_rows, found.voided, found.difference, found.differences) == (rows, 0, 0, [])
+    for period, charges, voids in ((None, 91, 2), ("2025-11", 91, 2), ("2025-12", 0, 0)):
+        found = await reconcile(pool, period, rows_per_statement)
+        assert (found.usage_rows, found.voided, found.difference) == (charges, voids, 0)
+        assert found.differences == []
 
 
+async def test_no_statement_adds_up_more_rows_than_it_should(database_url: str, pool: Pool) -> None:
+    await use(database_url, pool)
+    async with pool.connection() as connection:
+        cursor = await connection.execute("SELECT call_id FROM billing.usage_row ORDER BY call_id")
+        ids = [call_id for (call_id,) in await cursor.fetchall()]
+        held = list[UUID]()
+        first = UUID(int=0)
+        while first < store.LAST_ID:
+            last = await store.cut(connection, first, 7)
+            stretch = [one for one in ids if first <= one <= last]
+            assert len(stretch) <= 9, "7, and two more of the last call"
+            held += stretch
+            first = UUID(int=min(last.int + 1, store.LAST_ID.int))
+    assert held == ids, "each row, once"
+
+
+async def test_portions_of_a_month_are_compared_one_after_the_other(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await use(database_url, pool)
+    monkeypatch.setattr(reconciling, "_ROLL_UPS_AT_ONCE", 1)
+    monkeypatch.setattr(reconciling, "_MONTHS_PER_PAGE", 2)
+    found = await reconcile(pool)
+    assert (found.usage_rows, found.voided, found.difference) == (91, 2, 0)
+
+
+@CHUNKS
 @pytest.mark.parametrize(
     ("change", "what", "difference"),
     [
         ("UPDATE billing.period_counter SET units = units + 3 {where}", "counter", 3),
         ("UPDATE billing.period_counter SET calls = calls - 1 {where}", "counter", 1),
-        ("UPDATE billing.hourly_usage SET units = units - 7 {where}", "roll-up", 7),
+        ("UPDATE billing.hourly_usage SET units = units - 7 {where} AND hour = {hour}", "roll-up", 7),
         ("UPDATE billing.key_counter SET units = units + 2 {where}", "key counter", 2),
         ("UPDATE billing.key_counter SET rated = rated + 5 {where}", "key counter", 5),
     ],
 )
 async def test_a_difference_made_by_hand_is_named(
-    database_url: str, pool: Pool, change: str, what: str, difference: int
+    database_url: str, pool: Pool, change: str, what: str, difference: int, rows_per_statement: int
 ) -> None:
     tenant_id = await use(database_url, pool)
-    where = "WHERE tenant_id = %s AND period = '2025-11' AND meter = 'tts.characters'"
+    where = "WHERE tenant_id = %(tenant_id)s AND period = '2025-11' AND meter = 'tts.characters'"
+    hour = f"(SELECT max(hour) FROM billing.hourly_usage {where})"
     with psycopg.connect(database_url) as connection:
-        connection.execute(change.format(where=where).encode(), [tenant_id])
-    found = await reconcile(pool)
+        connection.execute(change.format(where=where, hour=hour).encode(), {"tenant_id": tenant_id})
+    found = await reconcile(pool, None, rows_per_statement)
     assert (found.difference, [one.what for one in found.differences]) == (difference, [what])
     line = describe(found.differences[0])
     assert line.startswith(f"{what} {tenant_id} 2025-11 tts.characters")
@@ -90,12 +153,164 @@ async def test_an_invoice_of_a_closed_month_is_compared(
     assert (await reconcile(pool)).difference == 0
 
 
-async def test_rows_of_a_month_that_was_never_opened_are_named(database_url: str, pool: Pool) -> None:
+@CHUNKS
+async def test_rows_of_a_month_that_was_never_opened_are_named(
+    database_url: str, pool: Pool, rows_per_statement: int
+) -> None:
     await use(database_url, pool)
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE billing.usage_row SET period = '1999-01' WHERE units_before = 0")
-    kinds = {one.what for one in (await reconcile(pool)).differences}
-    assert kinds == {"month", "counter", "roll-up", "key counter"}
+    found = await reconcile(pool, None, rows_per_statement)
+    assert {one.what for one in found.differences} == {"month", "counter", "roll-up", "key counter"}
+    assert (found.usage_rows, found.voided) == (91, 2)
+    astray = await reconcile(pool, "1999-01", rows_per_statement)
+    assert astray.differences == [one for one in found.differences if one.what == "month"]
+    assert (await reconcile(pool, "1999-02", rows_per_statement)).differences == []
+
+
+async def test_a_lost_usage_row_is_a_difference_everywhere(database_url: str, pool: Pool) -> None:
+    tenant_id = await use(database_url, pool)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            """
+            DELETE FROM billing.usage_row WHERE call_id = (
+                SELECT call_id FROM billing.usage_row WHERE tenant_id = %s AND units > 0
+                ORDER BY call_id DESC LIMIT 1)
+            """,
+            [tenant_id],
+        )
+    for rows_per_statement in (1, ROWS_PER_STATEMENT):
+        found = await reconcile(pool, None, rows_per_statement)
+        assert {one.what for one in found.differences} == {"counter", "roll-up", "key counter"}
+
+
+async def test_all_differences_count_though_few_are_named(
+    database_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await use(database_url, pool)
+    with psycopg.connect(database_url) as connection:
+        changed = connection.execute("UPDATE billing.hourly_usage SET calls = calls + 1").rowcount
+    monkeypatch.setattr(reconciling, "MAX_NAMED", 2)
+    found = await reconcile(pool)
+    assert (found.difference, len(found.differences)) == (changed, 2)
+    assert changed > 2
+
+
+async def test_what_is_committed_after_the_books_were_copied_does_not_count(
+    database_url: str, pool: Pool
+) -> None:
+    tenant_id = await add_account(pool)
+    await set_caps(pool, tenant_id, {MONEY: 10**15}, f"key_{tenant_id[-4:]}")
+    old = [charge(tenant_id, units=5) for _ in range(4)]  # their ids are older than all that is counted
+    async with (
+        open_ledger(database_url) as ledger,
+        pool.connection() as connection,
+        pool.connection() as other,
+    ):
+        first = charge(tenant_id, units=7)
+        await ledger.charge(first)
+        months = await months_of(connection)
+        async with store.workspace(connection):
+            async with other.transaction():  # open while the books are copied
+                assert [one.outcome for one in await write(other, old[:2])] == ["charged", "charged"]
+                moment = await store.copy_books(connection, months)
+            await ledger.charge(old[2])
+            await ledger.void(first)
+            assert await add_up(connection, moment) == (1, [])
+            moment = await store.copy_books(connection, months)
+            await ledger.charge(old[3])
+            assert await add_up(connection, moment) == (4, [])
+    found = await reconcile(pool)
+    assert (found.usage_rows, found.voided, found.difference) == (5, 1, 0)
+
+
+async def test_a_row_of_long_ago_counts_whatever_its_transaction_is_numbered(
+    database_url: str, pool: Pool
+) -> None:
+    """Ids of transactions come round again after 2**32: an old row's may look like one of the future."""
+    tenant_id = await add_account(pool)
+    async with pool.connection() as connection:
+        await write(connection, [charge(tenant_id)])
+        months = await months_of(connection)
+        async with store.workspace(connection):
+            moment = await store.copy_books(connection, months)
+            await connection.execute(
+                "UPDATE billing.usage_row SET recorded_at = recorded_at - interval '61 minutes'"
+            )
+            assert await add_up(connection, moment) == (1, [])
+
+
+async def test_a_month_that_is_detached_meanwhile_is_left_out(database_url: str, pool: Pool) -> None:
+    now = datetime.now(UTC)
+    last_month = now.replace(day=1) - timedelta(days=1)
+    tenant_id = await add_account(pool, "UTC", last_month)
+    with psycopg.connect(database_url, autocommit=True) as admin:  # as if it had been made last month
+        admin.execute("DROP TABLE billing.usage_row_first")
+        admin.execute("DELETE FROM billing.usage_partition WHERE partition = 'usage_row_first'")
+        admin.execute("SELECT billing.make_usage_partitions(%s)", [last_month])
+    old = charge(tenant_id, at=last_month)
+    random_bits = old.call_id.int & (2**80 - 1)
+    old_id = UUID(int=(int(last_month.timestamp() * 1000) << 80) | random_bits)
+    async with pool.connection() as connection:
+        await write(connection, [msgspec.structs.replace(old, call_id=old_id), charge(tenant_id, at=now)])
+        assert await close_ended_months(pool, now + timedelta(hours=2)) == 1
+        months = await months_of(connection)
+        async with store.workspace(connection):
+            moment = await store.copy_books(connection, months)
+            assert len(await detach_partitions(pool, now)) == 1
+            assert await add_up(connection, moment) == (1, [])
+
+
+async def test_the_connection_goes_back_as_it_came(pool: Pool) -> None:
+    settings = "SELECT current_setting('work_mem'), current_setting('statement_timeout')"
+    async with pool.connection() as connection:
+        before = await (await connection.execute(settings)).fetchone()
+        with suppress(psycopg.errors.DivisionByZero):
+            async with store.workspace(connection):
+                assert await (await connection.execute(settings)).fetchone() != before
+                await connection.execute("SELECT 1 / 0")
+        assert await (await connection.execute(settings)).fetchone() == before
+        async with store.workspace(connection):
+            assert await store.count_entries(connection) == (0, 0)
+
+
+async def test_books_that_change_all_the_while_never_differ(database_url: str, pool: Pool) -> None:
+    """Two workers charge and void, months close and invoices are drafted while it is compared."""
+    last_month = datetime.now(UTC).replace(day=1) - timedelta(days=1)
+    tenants = [await add_account(pool, "UTC", last_month) for _ in range(4)]
+    await set_caps(pool, tenants[0], {MONEY: 10**15}, f"key_{tenants[0][-4:]}")
+    made, stop = 0, asyncio.Event()
+
+    async def call(ledger: Ledger, number: int) -> None:
+        nonlocal made
+        dice = random.Random(number)
+        while not stop.is_set():
+            one = charge(dice.choice(tenants), dice.choice(METERS).meter, dice.randint(0, 99), last_month)
+            await ledger.charge(one)
+            made += 1
+            if dice.random() < 0.3:
+                await ledger.void(one)
+            ledger.answered(one.call_id)
+
+    async with open_ledger(database_url) as first, open_ledger(database_url) as second:
+        callers = [asyncio.create_task(call((first, second)[n % 2], n)) for n in range(16)]
+        try:
+            rounds = 0
+            while rounds < 30 or made < 1000:
+                if rounds == 12:
+                    await close_ended_months(pool, datetime.now(UTC) + timedelta(hours=2))
+                    await run_drafts(pool, last_month.strftime("%Y-%m"))
+                before = made
+                found = await reconcile(pool, None, (70, 500, ROWS_PER_STATEMENT)[rounds % 3])
+                assert found.difference == 0, [describe(one) for one in found.differences]
+                assert found.usage_rows >= before
+                rounds += 1
+        finally:
+            stop.set()
+            await asyncio.gather(*callers)
+    found = await reconcile(pool)
+    assert (found.usage_rows, found.difference) == (made, 0)
+    assert audit(database_url)[0] == made - found.voided
 
 
 def test_the_command_exits_1_and_names_the_difference(
