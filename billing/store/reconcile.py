@@ -62,11 +62,9 @@ class Moment(msgspec.Struct, frozen=True):
 
     Attributes:
         snapshot: a `pg_snapshot`.
-        next_xid: the first transaction id, in 64 bits, that was not given away yet.
     """
 
     snapshot: str
-    next_xid: int
     copied_at: datetime
 
 
@@ -277,8 +275,7 @@ _COPY_BOOKS: Final = """
             WHERE line.invoice_id = invoice.invoice_id), NULL, NULL
         FROM invoice
     )
-    SELECT pg_current_snapshot()::text AS snapshot,
-           pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_xid, now() AS copied_at
+    SELECT pg_current_snapshot()::text AS snapshot, now() AS copied_at
 """
 
 _ENDS: Final = """
@@ -296,10 +293,10 @@ _ENDS: Final = """
     ) AS last
 """
 
-# `xmin` has the lower 32 bits of the transaction that wrote the row. They stand for the nearest id of 64
-# bits, which is the right one for a row of the last hour; a row recorded before it was committed long ago,
-# since no transaction that writes usage lasts for more than seconds. A subtransaction is not in a snapshot:
-# usage rows are written outside of any.
+# `written_in` is the transaction that wrote the row. One recorded an hour ago was committed long ago, since
+# no transaction that writes usage lasts for more than seconds: so rows restored into another server count,
+# where the ids of transactions mean nothing. A subtransaction is not in a snapshot: usage rows are written
+# outside of any.
 _ADD_UP: Final = """
     INSERT INTO pg_temp.reconciled_usage
     SELECT tenant_id, period, usage.meter, usage.key_id,
@@ -313,10 +310,8 @@ _ADD_UP: Final = """
         SELECT * FROM pg_temp.reconciled_book WHERE what = 'key counter'
     ) AS capped USING (tenant_id, period, meter, key_id)
     WHERE usage.call_id BETWEEN %(first)s AND %(last)s
-      AND (usage.recorded_at < %(copied_at)s - interval '1 hour' OR pg_visible_in_snapshot(
-          (%(next_xid)s::bigint + 2147483648 - (
-              (%(next_xid)s::bigint - usage.xmin::text::bigint + 2147483648) & 4294967295))::text::xid8,
-          %(snapshot)s::pg_snapshot))
+      AND (usage.recorded_at < %(copied_at)s - interval '1 hour'
+           OR pg_visible_in_snapshot(usage.written_in, %(snapshot)s::pg_snapshot))
     GROUP BY 1, 2, 3, 4, 5
 """
 

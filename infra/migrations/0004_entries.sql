@@ -32,6 +32,7 @@ CREATE TABLE billing.usage_row (
     model        text NOT NULL,
     engine       text NOT NULL,
     is_late      boolean NOT NULL,  -- its own month was closed: it counts in the one that was open
+    written_in   xid8 NOT NULL DEFAULT pg_current_xact_id(),
     session_id   bigint,  -- the charging session that wrote it, or that took it over: who may take it back
     PRIMARY KEY (call_id, slice, entry),
     CHECK (CASE WHEN entry % 2 = 0 THEN units >= 0 AND calls IN (0, 1) ELSE units <= 0 AND calls IN (-1, 0) END)
