@@ -32,7 +32,11 @@ def partition_detach(before: str, json: bool) -> None:
     """
     check_label(before)
     moment = datetime(int(before[:4]), int(before[5:]), 1, tzinfo=UTC)
-    _show(with_pool(lambda pool: detach_partitions(pool, moment)), json)
+    detached = with_pool(lambda pool: detach_partitions(pool, moment))
+    if not detached and not json:
+        click.echo("Nothing to detach: no older rows, or a month of theirs is not closed yet.")
+    else:
+        _show(detached, json)
 
 
 def _show(found: list[Partition], json: bool) -> None:
