@@ -41,6 +41,14 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class KeptRequest(msgspec.Struct, frozen=True):
+    """A request that is kept with its charge, to be known again when its client tries it again."""
+
+    claim: bytes
+    fingerprint: bytes
+    kept_s: float
+
+
 class Charged(msgspec.Struct, frozen=True):
     """A committed charge.
 

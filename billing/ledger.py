@@ -29,6 +29,7 @@ from billing.charges import (
     Charge,
     Charged,
     KeptAnswer,
+    KeptRequest,
     LedgerOverloadedError,
     LedgerUnavailableError,
     check_charge,
@@ -109,14 +110,14 @@ class Ledger:
         return self._connection.session_id
 
     async def charge(
-        self, charge: Charge, keep: KeptAnswer | None = None, *, is_known: bool = False
+        self, charge: Charge, keep: KeptAnswer | KeptRequest | None = None, *, is_known: bool = False
     ) -> Charged:
         """Charge one call; returns when its row is committed. Sent again with the same id, it counts once.
 
         The call is in flight then: see `answered` and `void`.
 
         Args:
-            keep: the answer, kept in the same transaction for repeats of the request.
+            keep: the answer, or the request alone, kept in the same transaction for repeats of the request.
             is_known: the id comes from an earlier request. Where another worker has charged it and not
                 answered it yet, the call is this one's now; where it is answered, the charge stands.
 

@@ -5,8 +5,8 @@ client only says that it tries again. Whoever claims it runs it under a lease; a
 within its own deadline. When the holder dies (its session's lock is free), fails, or its lease ends, the next
 repeat runs it again under the same call id, which is charged once.
 
-A first request of a client that tries again by itself is only noted, while it is served and together with all
-others of the moment: it waits for nothing.
+A first request of a client that tries again by itself is kept by its charge, and noted while it is served
+where that takes longer than any client waits before it tries again: it waits for nothing.
 """
 
 import asyncio

@@ -9,17 +9,19 @@ A request that is known again goes the same way, under the call id that its firs
 kept takes the work's place, and what was charged before is not charged again.
 """
 
+import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from billing.charges import Charge, KeptAnswer
+from billing.charges import Charge, KeptAnswer, KeptRequest
 from billing.ledger import Ledger
 from billing.meters import METERS
 from billing.requests import MAX_KEPT_BYTES, Claimed, IdempotentRequests
@@ -36,6 +38,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Answer)
 Trace = Mapping[str, str]
 METER_OF_PRODUCT = {meter.product: meter.meter for meter in METERS}
+_NOTED_AFTER_S = 0.2  # the official client waits 0.4 s and more before it tries again
 _LEASE_MARGIN_S = 30.0  # for what comes before and after the work: the queue, the charge
 
 
@@ -172,11 +175,7 @@ class Metered:
         """Run it under its request's call id; a run that fails leaves the request to the next repeat."""
         claimed = await self._claim(work)
         try:
-            with self._room(work, claimed):
-                if work.repeatable is not None and work.repeatable.kind == "first":
-                    self._requests.note(
-                        work.repeatable.identity, claimed.call_id, claimed.occurred_at, work.lease_s
-                    )
+            with self._room(work, claimed), self._noted_if_slow(work, claimed):
                 return await answer(claimed)
         except BaseException:
             if work.repeatable is not None:
@@ -189,6 +188,25 @@ class Metered:
                 work.repeatable.identity, lease_s=work.lease_s, wait_s=work.timeout_s
             )
         return Claimed(self._call_ids.next(), datetime.now(UTC), False, None, None)
+
+    @contextmanager
+    def _noted_if_slow(self, work: Work[T], claimed: Claimed) -> Iterator[None]:
+        """Have a client's retry find its first request though that still runs."""
+        if work.repeatable is None or work.repeatable.kind != "first":
+            yield
+            return
+        note = partial(
+            self._requests.note,
+            work.repeatable.identity,
+            claimed.call_id,
+            claimed.occurred_at,
+            work.lease_s,
+        )
+        timer = asyncio.get_running_loop().call_later(_NOTED_AFTER_S, note)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _room(self, work: Work[T], claimed: Claimed) -> AbstractContextManager[None]:
         """Room under the caps while the call runs; a call that was charged has it."""
@@ -216,8 +234,11 @@ class Metered:
         return charge
 
 
-def _kept(work: Work[T], rendered: Rendered | None) -> KeptAnswer | None:
+def _kept(work: Work[T], rendered: Rendered | None) -> KeptAnswer | KeptRequest | None:
     """Only a caller's own key has an answer kept: a client's retry is so rare that the work is done again."""
+    if work.repeatable is not None and work.repeatable.kind == "first":
+        identity = work.repeatable.identity
+        return KeptRequest(identity.claim, identity.fingerprint, identity.kept_s)
     if work.repeatable is None or work.repeatable.kind != "key" or rendered is None:
         return None
     if len(rendered.body) > MAX_KEPT_BYTES:

@@ -94,7 +94,7 @@ class Spoken(msgspec.Struct, frozen=True):
 
 
 class SpeechPiece(msgspec.Struct, frozen=True):
-    """A piece of the encoded file, and how many characters of the text are in the file when it ends."""
+    """A piece of the encoded file, and how many characters of the text are wholly in it when it ends."""
 
     sound: bytes
     characters: int

@@ -194,11 +194,13 @@ class TtsReplica:
         from serving.media.encode import speech_encoder
 
         encoder = speech_encoder(request.response_format, self._synthesiser.sample_rate_hz)
-        is_silent = True
+        is_silent, complete = True, 0
         for spoken in self._synthesiser.speak(request.text, request.voice, request.speed):
             is_silent = False
+            # The encoder holds a sentence's last moments back: it is complete when the next one comes.
             if encoded := encoder.feed(spoken.pcm):
-                yield SpeechPiece(encoded, spoken.characters)
+                yield SpeechPiece(encoded, complete)
+            complete = spoken.characters
         if is_silent:
             raise NothingToSpeakError
         yield SpeechPiece(encoder.finish(), len(request.text))

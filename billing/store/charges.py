@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from billing.charges import Charge, KeptAnswer
+from billing.charges import Charge, KeptAnswer, KeptRequest
 from infra.database import Connection
 
 CHARGED: Final = "charged"
@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         voided_from: takes the call back, in flight of this charging session; `units` are negative then.
         maybe_elsewhere: the id is an earlier request's: the call may be in flight already.
         claim, media_type, body: the answer to keep for repeats of the request.
+        claim, fingerprint, kept_s: the request itself, to be known again for so long.
     """
 
     call_id: UUID
@@ -48,6 +49,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     voided_from: int | None = None
     maybe_elsewhere: bool = False
     claim: bytes | None = None
+    fingerprint: bytes | None = None
+    kept_s: float | None = None
     media_type: str | None = None
     body: bytes | None = None
 
@@ -64,8 +67,10 @@ class Outcome(NamedTuple):
     cap: str | None
 
 
-def entry_of(charge: Charge, keep: KeptAnswer | None = None, is_known: bool = False) -> Entry:
+def entry_of(charge: Charge, keep: KeptAnswer | KeptRequest | None = None, is_known: bool = False) -> Entry:
     """The entry that makes a charge. `is_known`: its id comes from an earlier request."""
+    answer = keep if isinstance(keep, KeptAnswer) else None
+    request = keep if isinstance(keep, KeptRequest) else None
     return Entry(
         call_id=charge.call_id,
         slice=charge.slice,
@@ -78,8 +83,10 @@ def entry_of(charge: Charge, keep: KeptAnswer | None = None, is_known: bool = Fa
         occurred_at=charge.occurred_at,
         maybe_elsewhere=is_known,
         claim=keep.claim if keep else None,
-        media_type=keep.media_type if keep else None,
-        body=keep.body if keep else None,
+        fingerprint=request.fingerprint if request else None,
+        kept_s=request.kept_s if request else None,
+        media_type=answer.media_type if answer else None,
+        body=answer.body if answer else None,
     )
 
 

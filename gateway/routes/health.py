@@ -6,10 +6,12 @@ from litestar import Response, get
 
 from gateway.bodies import AnyRequest
 from gateway.services import Services, services_of
+from infra.database import borrow
+from infra.errors import UnavailableError
 from openapi.endpoint import Endpoint
 from openapi.wire import HealthBody, ReadyBody
 
-_DATABASE_TIMEOUT_S = 2.0
+_DATABASE_TIMEOUT_S = 1.0
 HEALTH = Endpoint(
     operation_id="readHealth", tag="Health", answer={"application/json": HealthBody}, access="open", errors=()
 )
@@ -46,8 +48,10 @@ async def get_readiness(request: AnyRequest) -> Response[ReadyBody]:
 
 async def _database_answers(services: Services) -> bool:
     try:
-        async with asyncio.timeout(_DATABASE_TIMEOUT_S), services.pool.connection() as connection:
+        async with borrow(
+            services.pool, borrow_timeout_s=_DATABASE_TIMEOUT_S, use_timeout_s=_DATABASE_TIMEOUT_S
+        ) as connection:
             await connection.execute("SELECT 1")
-    except Exception:
+    except UnavailableError:
         return False
     return True

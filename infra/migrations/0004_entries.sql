@@ -185,8 +185,8 @@ LANGUAGE sql AS $$
     ORDER BY named.claim, occurred_at DESC  -- the order in which all who lock several requests take them
     ON CONFLICT (claim) DO UPDATE
     SET fingerprint = excluded.fingerprint, call_id = excluded.call_id, occurred_at = excluded.occurred_at,
-        holder = excluded.holder, lease_ends_at = excluded.lease_ends_at, expires_at = excluded.expires_at,
-        media_type = NULL, body = NULL
+        holder = excluded.holder, lease_ends_at = excluded.lease_ends_at, expires_at = excluded.expires_at
+    WHERE request.occurred_at < excluded.occurred_at
 $$;
 
 
@@ -382,6 +382,7 @@ $$;
 --   voided_from              takes the call back: the session that it is in flight of; `units` are negative
 --   maybe_elsewhere          the id is an earlier request's: the call may be in flight already
 --   claim, media_type, body  the answer to keep for repeats of the request (base64)
+--   claim, fingerprint, kept_s  the request itself, to be known again for so long (base64)
 --
 -- Answers one row a call, in the order given:
 --   charged          the row was written now
@@ -434,6 +435,8 @@ DECLARE
     voiders    bigint[];   -- NULL where a call is charged
     elsewhere  uuid[];
     claims     bytea[];
+    prints     bytea[];
+    keeps      float[];
     media      text[];
     bodies     bytea[];
     periods    text[];
@@ -500,9 +503,11 @@ BEGIN
     END IF;
 
     IF strpos(calls::text, '"claim"') > 0 THEN
-        SELECT array_agg(decode(claim, 'base64')), array_agg(media_type), array_agg(decode(body, 'base64'))
-        INTO claims, media, bodies
-        FROM json_to_recordset(calls) AS given (claim text, media_type text, body text);
+        SELECT array_agg(decode(claim, 'base64')), array_agg(decode(fingerprint, 'base64')), array_agg(kept_s),
+               array_agg(media_type), array_agg(decode(body, 'base64'))
+        INTO claims, prints, keeps, media, bodies
+        FROM json_to_recordset(calls)
+             AS given (claim text, fingerprint text, kept_s float, media_type text, body text);
         PERFORM FROM billing.idempotent_request request WHERE request.claim = ANY(claims)
         ORDER BY request.claim FOR UPDATE;
     END IF;
@@ -583,9 +588,9 @@ BEGIN
                    ELSE 'unknown_tenant'
                END AS outcome
         FROM unnest(call_ids, slices, tenant_ids, key_ids, meters, amounts, models, engines, moments,
-                    voiders, periods, zones, lates, hits, claims, media, bodies) WITH ORDINALITY
+                    voiders, periods, zones, lates, hits) WITH ORDINALITY
              AS given (call_id, slice, tenant_id, key_id, meter, units, model, engine, moment,
-                       voided_from, period, time_zone, is_late, cap, claim, media_type, body, place)
+                       voided_from, period, time_zone, is_late, cap, place)
         LEFT JOIN LATERAL (
             SELECT * FROM billing.usage_row latest
             WHERE latest.call_id = given.call_id AND latest.slice = given.slice
@@ -632,8 +637,21 @@ BEGIN
     IF claims IS NOT NULL THEN
         UPDATE billing.idempotent_request request SET media_type = given.media_type, body = given.body
         FROM unnest(call_ids, claims, media, bodies) AS given (call_id, claim, media_type, body)
-        WHERE request.claim = given.claim AND request.call_id = given.call_id
+        WHERE given.body IS NOT NULL AND request.claim = given.claim AND request.call_id = given.call_id
           AND EXISTS (SELECT FROM billing.usage_row usage WHERE usage.call_id = given.call_id);
+        INSERT INTO billing.idempotent_request AS request (claim, fingerprint, call_id, occurred_at, holder,
+                                                           lease_ends_at, expires_at)
+        SELECT DISTINCT ON (given.claim) given.claim, given.fingerprint, given.call_id, given.moment, session,
+               now(), now() + make_interval(secs => given.kept_s)
+        FROM unnest(call_ids, moments, claims, prints, keeps)
+             AS given (call_id, moment, claim, fingerprint, kept_s)
+        WHERE given.fingerprint IS NOT NULL
+          AND EXISTS (SELECT FROM billing.usage_row usage WHERE usage.call_id = given.call_id)
+        ORDER BY given.claim, given.moment DESC
+        ON CONFLICT (claim) DO UPDATE
+        SET call_id = excluded.call_id, occurred_at = excluded.occurred_at, holder = excluded.holder,
+            lease_ends_at = excluded.lease_ends_at, expires_at = excluded.expires_at
+        WHERE request.occurred_at < excluded.occurred_at;
     END IF;
     IF capped <> '{}' THEN  -- the rows of this transaction bear its time, and others may to the microsecond
         UPDATE billing.key_counter counter
