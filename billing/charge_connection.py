@@ -65,7 +65,7 @@ class ChargeConnection:
         self._in_flight: set[UUID] = set()
         self._changes = 0  # of what is in flight
         self._recorded_changes = 0
-        self._recorded_at_s = 0.0
+        self._recorded_at_s = -_RECORD_EVERY_S
         self.session_id = secrets.randbits(_SESSION_ID_BITS)
 
     async def open(self) -> None:

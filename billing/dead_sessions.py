@@ -22,7 +22,7 @@ from infra.database import Connection, connect, hang_up_after
 from infra.logs import event
 from infra.telemetry import Telemetry
 
-_LOOKS_PER_GRACE: Final = 2.5
+_LOOK_EVERY_S: Final = 4.0
 _LOCK_TIMEOUT_MS: Final = 1000
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _LOOK_TIMEOUT_S: Final = 30.0
@@ -43,7 +43,7 @@ class DeadSessions:
         self._own = own
         self._telemetry = telemetry
         self._grace_s = grace_s
-        self._look_every_s = grace_s / _LOOKS_PER_GRACE
+        self._look_every_s = min(_LOOK_EVERY_S, grace_s)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -125,13 +125,18 @@ async def _open_services(
 
 
 async def add_headers(message: Message, scope: Scope) -> None:
-    """Name the request, say what is left of its caller's minute, and end its span, on every answer."""
+    """Name the request, say what is left of its caller's minute, end its span; on every answer.
+
+    A worker that drains has its callers come back to another one.
+    """
     if message["type"] != "http.response.start":
         return
     state = scope["state"]
     headers = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
     if window := state.get("rate_window"):
         headers += window.headers()
+    if scope["app"].state.get("is_draining"):
+        headers.append((b"connection", b"close"))
     if end_span := state.get("end_span"):
         end_span()
     message["headers"] = headers

@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_S = 5
 _BORROW_TIMEOUT_S = 4.0
 _USE_TIMEOUT_S = 5.0
 _TRY_ANEW_S = 0.5
+_CHECK_TIMEOUT_S = 1.0
 ALIVE: dict[str, Any] = {
     # A peer that vanished without a word is noticed in seconds, not in TCP's two hours.
     "keepalives_idle": 2,
@@ -55,7 +56,7 @@ async def open_pool(url: str, max_size: int, application_name: str) -> Pool:
         # Past it the pool gives up until it is asked again; else its pauses grow with the absence.
         reconnect_timeout=_TRY_ANEW_S,
         open=False,
-        check=AsyncConnectionPool.check_connection,
+        check=_check,
         kwargs={"autocommit": True, "application_name": application_name, **ALIVE},
     )
     try:
@@ -64,6 +65,12 @@ async def open_pool(url: str, max_size: int, application_name: str) -> Pool:
         await pool.close()
         raise unreachable(error) from None
     return pool
+
+
+async def _check(connection: Connection) -> None:
+    """See whether a connection still works. A server that is frozen does not answer, nor does it hang up."""
+    with hang_up_after(connection, _CHECK_TIMEOUT_S):
+        await AsyncConnectionPool.check_connection(connection)
 
 
 def unreachable(error: Exception) -> StartupError:
