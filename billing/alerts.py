@@ -6,6 +6,7 @@ once, the highest is told alone. What is used is rated as the charge rates it, a
 Days: see `billing.anomaly`; once for each meter and day of the tenant's clock.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any, Final
@@ -23,13 +24,17 @@ _TENANTS_PER_TRANSACTION: Final = 200
 _PAGE_TIMEOUT_S: Final = 30.0
 _MOST_LISTED: Final = 1000
 
+_ReadPage = Callable[[Connection, str, int], Awaitable[list[str]]]
+_Warn = Callable[[Connection, list[str], datetime], Awaitable[int]]
+
 
 async def evaluate(pool: Pool, now: datetime) -> int:
     """Raise the alerts that are due; returns how many were raised.
 
     Safe to run from several processes: one evaluates at a time, the others find nothing to do.
     """
-    return await _evaluate_caps(pool, now) + await _evaluate_days(pool, now)
+    of_caps = await _evaluate(pool, now, store.read_capped_tenants, _warn_of_caps)
+    return of_caps + await _evaluate(pool, now, store.read_tenants, _warn_of_days)
 
 
 async def list_alerts(pool: Pool, tenant_id: str) -> list[AlertRow]:
@@ -49,18 +54,23 @@ def threshold_reached(used: int, allowed: int, warned_percent: int | None) -> in
     return reached[-1] if reached and reached[-1] > (warned_percent or 0) else None
 
 
-async def _evaluate_caps(pool: Pool, now: datetime) -> int:
+async def _evaluate(pool: Pool, now: datetime, read_page: _ReadPage, warn: _Warn) -> int:
+    """Warn tenants page by page, each page in a transaction; returns how many alerts were raised."""
     after, raised = "", 0
     while True:
         async with borrow(pool, use_timeout_s=_PAGE_TIMEOUT_S) as connection, connection.transaction():
             if not await store.try_evaluation_lock(connection):
                 return raised
-            tenant_ids = await store.read_capped_tenants(connection, after, _TENANTS_PER_TRANSACTION)
-            for use in await store.read_cap_use(connection, tenant_ids, now, THRESHOLDS_PERCENT[0]):
-                raised += await _warn_of_cap(connection, use, now)
+            tenant_ids = await read_page(connection, after, _TENANTS_PER_TRANSACTION)
+            raised += await warn(connection, tenant_ids, now)
         if len(tenant_ids) < _TENANTS_PER_TRANSACTION:
             return raised
         after = tenant_ids[-1]
+
+
+async def _warn_of_caps(connection: Connection, tenant_ids: list[str], now: datetime) -> int:
+    uses = await store.read_cap_use(connection, tenant_ids, now, THRESHOLDS_PERCENT[0])
+    return sum([await _warn_of_cap(connection, use, now) for use in uses])
 
 
 async def _warn_of_cap(connection: Connection, use: CapUseRow, now: datetime) -> bool:
@@ -100,18 +110,9 @@ def _told_of_cap(use: CapUseRow, percent: int) -> dict[str, Any]:
     }
 
 
-async def _evaluate_days(pool: Pool, now: datetime) -> int:
-    after, raised = "", 0
-    while True:
-        async with borrow(pool, use_timeout_s=_PAGE_TIMEOUT_S) as connection, connection.transaction():
-            if not await store.try_evaluation_lock(connection):
-                return raised
-            tenant_ids = await store.read_tenants(connection, after, _TENANTS_PER_TRANSACTION)
-            for busy in await store.read_busy_days(connection, tenant_ids, now, FLOOR_UNITS):
-                raised += await _warn_of_day(connection, busy, now)
-        if len(tenant_ids) < _TENANTS_PER_TRANSACTION:
-            return raised
-        after = tenant_ids[-1]
+async def _warn_of_days(connection: Connection, tenant_ids: list[str], now: datetime) -> int:
+    days = await store.read_busy_days(connection, tenant_ids, now, FLOOR_UNITS)
+    return sum([await _warn_of_day(connection, busy, now) for busy in days])
 
 
 async def _warn_of_day(connection: Connection, busy: BusyDayRow, now: datetime) -> bool:

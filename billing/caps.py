@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
-from psycopg import errors
 
+from billing.locks import lock_tenant
 from billing.meters import METER_NAMES, MONEY
 from billing.money import MAX_NANOS
 from billing.store import caps as store
-from billing.store.invoices import set_lock_timeout
 from infra.database import Connection, Pool, borrow
-from infra.errors import InvalidValueError, NotFoundError, UnavailableError
+from infra.errors import InvalidValueError
 
-_LOCK_TIMEOUT_MS: Final = 4000
 _CHANGE_TIMEOUT_S: Final = 60.0  # a key's first cap adds up what the key has used this month
 
 
@@ -65,13 +63,7 @@ async def change_caps(
     """
     check_caps(changes)
     async with connection.transaction():
-        await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
-        try:
-            found = await store.lock_tenant(connection, tenant_id)
-        except errors.LockNotAvailable:
-            raise UnavailableError("The tenant's usage is locked for the moment. Try again.") from None
-        if not found:
-            raise NotFoundError("This tenant has no billing account.", "tenant_id")
+        await lock_tenant(connection, tenant_id)
         for measure, at_most in changes.items():
             meter = None if measure == MONEY else measure
             if at_most is None:

@@ -8,18 +8,14 @@ takes; months of one tenant close in their order.
 from datetime import datetime, timedelta
 from typing import Final
 
-from psycopg import errors
-
 from billing.accounts import open_periods_of
-from billing.store import caps
+from billing.locks import lock_tenant
 from billing.store import closing as store
 from billing.store import credit as credit_store
-from billing.store.invoices import set_lock_timeout
 from infra.database import Connection, Pool, borrow
 from infra.errors import InvalidValueError, NotFoundError, UnavailableError
 
 CLOSE_AFTER: Final = timedelta(hours=1)
-_LOCK_TIMEOUT_MS: Final = 4000
 _MONTHS_PER_PAGE: Final = 500
 
 
@@ -48,18 +44,14 @@ async def close_month(connection: Connection, tenant_id: str, period: str, now: 
     """Close one month of a tenant; False when it is closed already. In transactions of its own.
 
     Raises:
-        NotFoundError: the tenant has no such month.
+        NotFoundError: the tenant has no account, or no such month.
         InvalidValueError: the month is not over, or an earlier one is open.
         UnavailableError: another transaction holds the tenant's counters.
     """
     # What comes late needs a month to go to, made before any lock is taken.
     await open_periods_of(connection, [(tenant_id, now)])
     async with connection.transaction():
-        await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
-        try:
-            await caps.lock_tenant(connection, tenant_id)
-        except errors.LockNotAvailable:
-            raise UnavailableError("The tenant's usage is locked for the moment. Try again.") from None
+        await lock_tenant(connection, tenant_id)
         month = await store.read_month(connection, tenant_id, period)
         if month is None:
             raise NotFoundError("There is no such month of this tenant.", "period")

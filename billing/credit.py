@@ -10,15 +10,14 @@ from typing import Final
 import msgspec
 from psycopg import errors
 
+from billing.locks import lock_tenant
 from billing.money import MAX_NANOS
 from billing.store import caps as caps_store
 from billing.store import credit as store
-from billing.store.invoices import set_lock_timeout
 from infra.database import Pool, borrow
-from infra.errors import InvalidValueError, NotFoundError, UnavailableError
+from infra.errors import InvalidValueError
 from infra.ids import new_id
 
-_LOCK_TIMEOUT_MS: Final = 4000
 MAX_NOTE_LENGTH: Final = 200
 
 
@@ -42,13 +41,7 @@ async def grant_credit(pool: Pool, tenant_id: str, nanos: int, note: str = "") -
     if len(note) > MAX_NOTE_LENGTH:
         raise InvalidValueError(f"A note has at most {MAX_NOTE_LENGTH} characters.", "note")
     async with borrow(pool) as connection, connection.transaction():
-        await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
-        try:
-            found = await caps_store.lock_tenant(connection, tenant_id)
-        except errors.LockNotAvailable:
-            raise UnavailableError("The tenant's usage is locked for the moment. Try again.") from None
-        if not found:
-            raise NotFoundError("This tenant has no billing account.", "tenant_id")
+        await lock_tenant(connection, tenant_id)
         try:
             await store.add_credit(connection, new_id("crd"), tenant_id, nanos, note)
         except errors.NumericValueOutOfRange:

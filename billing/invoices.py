@@ -12,6 +12,7 @@ from billing.periods import check_label
 from billing.prices import PriceVersion, TierUse
 from billing.store import invoices as store
 from billing.store.invoices import BillableCounter, BillablePeriod, Draft, DraftLine, InvoiceRow
+from billing.store.locks import set_lock_timeout
 from billing.store.prices import read_price_versions
 from infra.database import Connection, Pool, borrow
 from infra.errors import NotFoundError
@@ -79,7 +80,7 @@ async def run_drafts(pool: Pool, period: str) -> list[Invoice]:
     after, drafted = "", list[Invoice]()
     while True:
         async with borrow(pool, use_timeout_s=_DRAFT_TIMEOUT_S) as connection, connection.transaction():
-            await store.set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
+            await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
             tenants = await store.lock_billable_periods(connection, period, after, _TENANTS_PER_TRANSACTION)
             if not tenants:
                 return drafted

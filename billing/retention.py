@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import errors
 
 from billing.store import retention as store
-from billing.store.invoices import set_lock_timeout
+from billing.store.locks import set_lock_timeout
 from billing.store.retention import Partition
 from infra.database import Pool, borrow
 from infra.errors import UnavailableError

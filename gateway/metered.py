@@ -12,10 +12,9 @@ kept takes the work's place, and what was charged before is not charged again.
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -174,13 +173,19 @@ class Metered:
     async def _run_claimed(self, work: Work[T], answer: Callable[[Claimed], Awaitable[A]]) -> A:
         """Run it under its request's call id; a run that fails leaves the request to the next repeat."""
         claimed = await self._claim(work)
+        note = self._note_if_slow(work, claimed)
         try:
-            with self._room(work, claimed), self._noted_if_slow(work, claimed):
+            with self._room(work, claimed):
                 return await answer(claimed)
         except BaseException:
-            if work.repeatable is not None:
+            # Of a client's first request nobody knows yet while its note is still to come.
+            is_known = note is None or note.when() <= asyncio.get_running_loop().time()
+            if work.repeatable is not None and is_known:
                 self._requests.release(work.repeatable.identity, claimed.call_id)
             raise
+        finally:
+            if note is not None:
+                note.cancel()
 
     async def _claim(self, work: Work[T]) -> Claimed:
         if work.repeatable is not None and work.repeatable.kind != "first":
@@ -189,24 +194,18 @@ class Metered:
             )
         return Claimed(self._call_ids.next(), datetime.now(UTC), False, None, None)
 
-    @contextmanager
-    def _noted_if_slow(self, work: Work[T], claimed: Claimed) -> Iterator[None]:
+    def _note_if_slow(self, work: Work[T], claimed: Claimed) -> asyncio.TimerHandle | None:
         """Have a client's retry find its first request though that still runs."""
         if work.repeatable is None or work.repeatable.kind != "first":
-            yield
-            return
-        note = partial(
+            return None
+        return asyncio.get_running_loop().call_later(
+            _NOTED_AFTER_S,
             self._requests.note,
             work.repeatable.identity,
             claimed.call_id,
             claimed.occurred_at,
             work.lease_s,
         )
-        timer = asyncio.get_running_loop().call_later(_NOTED_AFTER_S, note)
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _room(self, work: Work[T], claimed: Claimed) -> AbstractContextManager[None]:
         """Room under the caps while the call runs; a call that was charged has it."""

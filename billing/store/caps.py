@@ -28,31 +28,10 @@ class RoomRow(msgspec.Struct, frozen=True):
     units_left: int | None
 
 
-async def lock_tenant(connection: Connection, tenant_id: str) -> bool:
-    """Keep the tenant's charges out until the transaction ends; False where there is no account.
-
-    The account first: a month that is being opened holds it (by its foreign key) until its counters are
-    there to be locked. Then all counters, in the charge's order.
-    """
-    cursor = await connection.execute(
-        "SELECT FROM billing.account WHERE tenant_id = %(tenant_id)s FOR UPDATE", {"tenant_id": tenant_id}
-    )
-    if cursor.rowcount == 0:
-        return False
-    await connection.execute(
-        """
-        SELECT FROM billing.period_counter WHERE tenant_id = %(tenant_id)s
-        ORDER BY tenant_id, period, meter FOR UPDATE
-        """,
-        {"tenant_id": tenant_id},
-    )
-    return True
-
-
 async def upsert_cap(
     connection: Connection, tenant_id: str, key_id: str | None, meter: str | None, at_most: int
 ) -> None:
-    """Set one cap. Call it under `lock_tenant`."""
+    """Set one cap. Call it under `billing.locks.lock_tenant`."""
     await connection.execute(
         """
         INSERT INTO billing.cap (tenant_id, key_id, meter, at_most)
@@ -65,7 +44,7 @@ async def upsert_cap(
 
 
 async def delete_cap(connection: Connection, tenant_id: str, key_id: str | None, meter: str | None) -> None:
-    """Remove one cap, if it is there. Call it under `lock_tenant`."""
+    """Remove one cap, if it is there. Call it under `billing.locks.lock_tenant`."""
     await connection.execute(
         """
         DELETE FROM billing.cap
@@ -77,7 +56,7 @@ async def delete_cap(connection: Connection, tenant_id: str, key_id: str | None,
 
 
 async def match_key_counters(connection: Connection, tenant_id: str) -> None:
-    """Have counters for the tenant's capped keys and for no others. Call it under `lock_tenant`.
+    """Have counters for the tenant's capped keys and for no others. Call it under `billing.locks.lock_tenant`.
 
     Made for the months that are not over; those of an older month are made when a late call needs them.
     """

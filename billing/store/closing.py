@@ -50,7 +50,7 @@ async def read_month(connection: Connection, tenant_id: str, period: str) -> Mon
 
 
 async def mark_closed(connection: Connection, tenant_id: str, period: str) -> None:
-    """Close a month. Call it under `caps.lock_tenant`."""
+    """Close a month. Call it under `billing.locks.lock_tenant`."""
     await connection.execute(
         """
         UPDATE billing.period SET closed_at = now()

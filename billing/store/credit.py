@@ -4,7 +4,7 @@ from infra.database import Connection
 
 
 async def add_credit(connection: Connection, grant_id: str, tenant_id: str, nanos: int, note: str) -> None:
-    """Add a grant. Call it under `caps.lock_tenant`.
+    """Add a grant. Call it under `billing.locks.lock_tenant`.
 
     What the open months came to before the first grant is not paid from it.
 
@@ -49,7 +49,7 @@ async def read_credit(connection: Connection, tenant_id: str) -> tuple[int, int]
 
 
 async def settle_month(connection: Connection, tenant_id: str, period: str) -> None:
-    """Take a month that closes off the credit, if there is one. Call it under `caps.lock_tenant`."""
+    """Take a month that closes off the credit, if there is one. Call it under `billing.locks.lock_tenant`."""
     await connection.execute(
         """
         UPDATE billing.cap

@@ -68,13 +68,6 @@ class InvoiceRow(msgspec.Struct, frozen=True):
     drafted_at: datetime
 
 
-async def set_lock_timeout(connection: Connection, lock_timeout_ms: int) -> None:
-    """Bound the waits for locks in the transaction at hand."""
-    await connection.execute(
-        "SELECT set_config('lock_timeout', %(timeout)s, true)", {"timeout": f"{lock_timeout_ms}ms"}
-    )
-
-
 async def lock_billable_periods(
     connection: Connection, period: str, after: str, limit: int
 ) -> list[BillablePeriod]:

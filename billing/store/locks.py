@@ -1,0 +1,31 @@
+"""Locks on a tenant's usage, and how long to wait for any lock."""
+
+from infra.database import Connection
+
+
+async def set_lock_timeout(connection: Connection, lock_timeout_ms: int) -> None:
+    """Bound the waits for locks in the transaction at hand."""
+    await connection.execute(
+        "SELECT set_config('lock_timeout', %(timeout)s, true)", {"timeout": f"{lock_timeout_ms}ms"}
+    )
+
+
+async def lock_tenant(connection: Connection, tenant_id: str) -> bool:
+    """Keep the tenant's charges out until the transaction ends; False where there is no account.
+
+    The account first: a month that is being opened holds it (by its foreign key) until its counters are
+    there to be locked. Then all counters, in the charge's order.
+    """
+    cursor = await connection.execute(
+        "SELECT FROM billing.account WHERE tenant_id = %(tenant_id)s FOR UPDATE", {"tenant_id": tenant_id}
+    )
+    if cursor.rowcount == 0:
+        return False
+    await connection.execute(
+        """
+        SELECT FROM billing.period_counter WHERE tenant_id = %(tenant_id)s
+        ORDER BY tenant_id, period, meter FOR UPDATE
+        """,
+        {"tenant_id": tenant_id},
+    )
+    return True
