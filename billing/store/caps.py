@@ -56,7 +56,7 @@ async def delete_cap(connection: Connection, tenant_id: str, key_id: str | None,
 
 
 async def match_key_counters(connection: Connection, tenant_id: str) -> None:
-    """Have counters for the tenant's capped keys and for no others. Call it under `billing.locks.lock_tenant`.
+    """Have counters for the tenant's capped keys, and no others. Call it under `billing.locks.lock_tenant`.
 
     Made for the months that are not over; those of an older month are made when a late call needs them.
     """
