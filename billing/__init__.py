@@ -9,7 +9,7 @@ Guarantees:
         it is sent.
     Counters and hourly roll-ups change in the transaction of the usage rows they add up: always equal.
     A cap is never passed, by one unit or one nano, whoever charges at once: the call is decided under the
-        locks of everything that the cap counts, and a cap is set under the same locks.
+        lock of the tenant's account, and a cap is set under the same lock.
     Rating is exact; `money.round_half_away` rounds, once, when a line becomes minor units.
     A usage row names its period, and a period its price version: every amount can be computed again.
     An alert is raised once for its occasion, and its webhook messages are written in its transaction: each

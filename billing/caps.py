@@ -59,7 +59,7 @@ async def change_caps(
     Raises:
         InvalidValueError: see `check_caps`.
         NotFoundError: the tenant has no billing account.
-        UnavailableError: another transaction holds the tenant's counters.
+        UnavailableError: another transaction holds the tenant's account.
     """
     check_caps(changes)
     async with connection.transaction():

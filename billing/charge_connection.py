@@ -41,7 +41,7 @@ class Failure(Enum):
     """Why a batch was not charged.
 
     AWAY: the server; whether the batch was written is unknown. UNDONE: other transactions; it may pass if
-    sent again. LOCKED: another transaction holds a counter. BAD: an entry that the database refuses.
+    sent again. LOCKED: another transaction holds an account. BAD: an entry that the database refuses.
     """
 
     AWAY = auto()

@@ -46,7 +46,7 @@ async def close_month(connection: Connection, tenant_id: str, period: str, now: 
     Raises:
         NotFoundError: the tenant has no account, or no such month.
         InvalidValueError: the month is not over, or an earlier one is open.
-        UnavailableError: another transaction holds the tenant's counters.
+        UnavailableError: another transaction holds the tenant's account.
     """
     # What comes late needs a month to go to, made before any lock is taken.
     await open_periods_of(connection, [(tenant_id, now)])

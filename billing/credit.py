@@ -34,7 +34,7 @@ async def grant_credit(pool: Pool, tenant_id: str, nanos: int, note: str = "") -
     Raises:
         InvalidValueError: the amount or the note is out of range.
         NotFoundError: the tenant has no billing account.
-        UnavailableError: another transaction holds the tenant's counters.
+        UnavailableError: another transaction holds the tenant's account.
     """
     if not 0 < nanos <= MAX_NANOS:
         raise InvalidValueError("Credit is a positive amount.", "amount")

@@ -91,11 +91,11 @@ class DeadSessions:
 async def void_if_dead(connection: Connection, session_id: int, grace_s: float) -> int:
     """Take back what a session has in flight if it has been dead for `grace_s`; returns how many calls.
 
-    What it finds the first time it only marks. A tenant's counters that another transaction holds make it
+    What it finds the first time it only marks. A tenant's account that another transaction holds makes it
     give up with an error: everything is undone, and the next look tries again.
 
     Raises:
-        psycopg.Error: the server is away, or a counter is locked.
+        psycopg.Error: the server is away, or an account is locked.
     """
     try:
         async with connection.transaction():

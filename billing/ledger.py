@@ -4,7 +4,7 @@ Group commit. A pump takes everything that waits, up to a limit, and charges it 
 commit is under way the next batch gathers. A charge never waits for company.
 
 What goes wrong stays with whom it concerns. A batch that fails is tried again tenant by tenant, then charge
-by charge. A tenant whose counters another transaction holds beyond the lock timeout is set aside: a second
+by charge. A tenant whose account another transaction holds beyond the lock timeout is set aside: a second
 pump with a connection of its own tries it until it is let in, and the others go on. A broken connection is
 made anew and the same ids are sent again: what is there already was charged.
 

@@ -16,7 +16,7 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> None:
 
     Raises:
         NotFoundError: the tenant has no billing account.
-        UnavailableError: another transaction holds the tenant's counters.
+        UnavailableError: another transaction holds the tenant's account.
     """
     await store.set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
     try:

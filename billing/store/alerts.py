@@ -120,21 +120,22 @@ async def read_cap_use(
             JOIN billing.account USING (tenant_id)
             JOIN billing.period month ON month.tenant_id = given.tenant_id
                  AND month.starts_at <= %(now)s AND month.ends_at > %(now)s - interval '1 day'
-            CROSS JOIN LATERAL (
-                SELECT max(price.nano) AS nano FROM billing.meter_prices(month.price_version_id) price
-            ) AS version
+            CROSS JOIN LATERAL billing.standing_of(
+                month.tenant_id, month.period, month.price_version_id) AS stands
             CROSS JOIN LATERAL billing.cap_rooms(
-                month.tenant_id, month.period, month.price_version_id,
+                month.tenant_id, month.period,
                 ARRAY(SELECT cap.key_id FROM billing.cap
-                      WHERE cap.tenant_id = month.tenant_id AND cap.key_id IS NOT NULL)
+                      WHERE cap.tenant_id = month.tenant_id AND cap.key_id IS NOT NULL),
+                stands
             ) AS room
             JOIN billing.cap ON cap.tenant_id = month.tenant_id
                  AND cap.key_id IS NOT DISTINCT FROM room.key_id
                  AND cap.meter IS NOT DISTINCT FROM room.meter
+                 AND cap.is_credit = (room.measure = 'credit')
                  AND (month.ends_at > %(now)s OR cap.set_at < month.ends_at)
             CROSS JOIN LATERAL (
-                SELECT CASE WHEN cap.meter IS NULL THEN version.nano END AS nano,
-                       CASE WHEN cap.meter IS NULL THEN cap.at_most * version.nano
+                SELECT CASE WHEN cap.meter IS NULL THEN stands.nano END AS nano,
+                       CASE WHEN cap.meter IS NULL THEN cap.at_most * stands.nano
                             ELSE cap.at_most END AS allowed
             ) AS measured
             WHERE (measured.allowed - room.room) * 100 >= measured.allowed * %(least_percent)s

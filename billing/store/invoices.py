@@ -73,7 +73,7 @@ async def lock_billable_periods(
 ) -> list[BillablePeriod]:
     """The next tenants with usage in a month, their periods locked against other drafting runs.
 
-    Charges lock counters, not periods, and go on.
+    Charges lock accounts, not periods, and go on.
     """
     async with connection.cursor(row_factory=class_row(BillablePeriod)) as cursor:
         await cursor.execute(

@@ -133,10 +133,7 @@ async def test_closing_waits_for_charges_and_gives_up_on_a_tenant_that_stays_loc
 ) -> None:
     locked, free = await add_account(pool), await add_account(pool)
     with psycopg.connect(database_url) as holder:
-        holder.execute(
-            "SELECT FROM billing.period_counter WHERE tenant_id = %s ORDER BY period, meter FOR UPDATE",
-            [locked],
-        )
+        holder.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [locked])
         assert await close_ended_months(pool, DECEMBER) == 1
     assert await close_ended_months(pool, DECEMBER) == 1
     async with pool.connection() as connection:

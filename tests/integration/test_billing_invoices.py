@@ -127,11 +127,11 @@ async def test_a_draft_of_a_month_that_is_not_over_says_so(database_url: str, po
 
 
 async def test_drafting_does_not_wait_for_charges_nor_they_for_it(database_url: str, pool: Pool) -> None:
-    """A charge's locks are on counters, a draft's on periods."""
+    """A charge's locks are on accounts, a draft's on periods."""
     tenant_id = await add_account(pool)
     await _use(database_url, tenant_id, [(INTENT_CALLS, 1)])
     with psycopg.connect(database_url) as holder:
-        holder.execute("SELECT FROM billing.period_counter FOR UPDATE")
+        holder.execute("SELECT FROM billing.account FOR UPDATE")
         assert len(await asyncio.wait_for(run_drafts(pool, "2025-01"), 2)) == 1
         holder.rollback()
         holder.execute("SELECT FROM billing.period FOR NO KEY UPDATE")

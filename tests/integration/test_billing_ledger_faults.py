@@ -23,11 +23,8 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
 
 
 def lock_tenant(connection: psycopg.Connection, tenant_id: str) -> None:
-    """Hold the tenant's counters until the transaction ends."""
-    connection.execute(
-        "SELECT FROM billing.period_counter WHERE tenant_id = %s ORDER BY period, meter FOR UPDATE",
-        [tenant_id],
-    )
+    """Hold the tenant's account until the transaction ends."""
+    connection.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
 
 
 def kill_ledgers(database_url: str) -> int:
