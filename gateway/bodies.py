@@ -6,7 +6,13 @@ import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
 
-from gateway.errors import BodyError, InvalidJsonError, MissingValueError, UnsupportedMediaTypeError
+from gateway.errors import (
+    BodyError,
+    BodyTooLargeError,
+    InvalidJsonError,
+    MissingValueError,
+    UnsupportedMediaTypeError,
+)
 from gateway.headers import headers_of
 
 T = TypeVar("T")
@@ -18,11 +24,12 @@ async def read_json(request: AnyRequest, decoder: msgspec.json.Decoder[T]) -> T:
 
     Raises:
         UnsupportedMediaTypeError: the content type is not JSON.
+        BodyTooLargeError: it is larger than the route takes.
         InvalidJsonError, MissingValueError, BodyError: the body is not what the endpoint takes.
     """
     if not _content_type(request).startswith(b"application/json"):
         raise UnsupportedMediaTypeError("Send JSON, with the header `Content-Type: application/json`.")
-    body = await request.body()
+    body = await _body(request)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -49,6 +56,29 @@ async def read_form(request: AnyRequest) -> dict[str, list[Any]]:
     except UnicodeDecodeError:
         raise BodyError("A form field is not UTF-8 text.") from None
     return {name: form.getall(name) for name in form}
+
+
+async def _body(request: AnyRequest) -> bytes:
+    """The body as it comes: `request.body()` takes three times as long, most of it for the headers once more.
+
+    Raises:
+        BodyTooLargeError: it is larger than the route takes, or says that it will be.
+        BodyError: the connection ended before it.
+    """
+    at_most = request.route_handler.resolve_request_max_body_size()
+    assert at_most is not None
+    chunks, size = list[bytes](), 0
+    is_too_large = int(headers_of(request.scope).get(b"content-length", 0)) > at_most
+    while not is_too_large:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise BodyError("The connection ended before the body did.")
+        chunks.append(message["body"])
+        size += len(message["body"])
+        is_too_large = size > at_most
+        if not is_too_large and not message["more_body"]:
+            return b"".join(chunks)
+    raise BodyTooLargeError(f"The body is larger than {at_most // 1024} KB. Send less at once.")
 
 
 def _content_type(request: AnyRequest) -> bytes:

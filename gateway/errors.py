@@ -84,6 +84,12 @@ class BodyError(DomainError):
     code = "invalid_value"
 
 
+class BodyTooLargeError(DomainError):
+    """The body is larger than the endpoint takes."""
+
+    code = "body_too_large"
+
+
 class MissingValueError(DomainError):
     """A required field is not there."""
 

@@ -131,6 +131,23 @@ def test_an_announced_length_over_the_limit_is_refused_at_once(stack: Stack) -> 
     assert_error(answer, 413, "body_too_large", None)
 
 
+@pytest.mark.parametrize("path", ["/intents", "/audio/speech"])
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_json_body_over_the_limit_is_refused_with_the_limit(
+    stack: Stack, path: str, is_announced: bool
+) -> None:
+    text = b'{"text": "' + b"a" * (11 * MEGABYTE) + b'"}'
+    with stack.http() as http:
+        answer = http.post(
+            f"/v1{path}",
+            content=text if is_announced else iter([text]),
+            headers={"content-type": "application/json"},
+        )
+    assert_error(answer, 413, "body_too_large", None)
+    at_most_kb = {"/intents": 2048, "/audio/speech": 256}[path]
+    assert f"larger than {at_most_kb} KB" in answer.json()["error"]["message"]
+
+
 def test_unknown_endpoints_and_methods_answer_in_the_same_shape(stack: Stack) -> None:
     with stack.http() as http:
         assert_error(http.get("/v1/nothing"), 404, "not_found", None)
