@@ -1,6 +1,8 @@
 """Tenants with accounts, charges to send, and the auditor that adds everything up again."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -82,6 +84,23 @@ async def open_ledger(
         yield ledger
     finally:
         await ledger.close()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Poll until the condition holds.
+
+    Raises:
+        AssertionError: it does not, in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def lock_tenant(connection: psycopg.Connection, tenant_id: str) -> None:
+    """Hold the tenant's account until the transaction ends."""
+    connection.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
 
 
 def audit(database_url: str) -> tuple[int, int]:
