@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from uuid import UUID
 
 import psycopg
 
@@ -55,6 +56,12 @@ def charge(tenant_id: str, meter: str = INTENT_CALLS, units: int = 1, at: dateti
     )
 
 
+def id_at(moment: datetime, call_id: UUID) -> UUID:
+    """The same random bits, made at another moment."""
+    unix_ms = int(moment.timestamp() * 1000)
+    return UUID(int=(unix_ms << 80) | (call_id.int & (2**80 - 1)))
+
+
 async def write(connection: Connection, charges: Sequence[Charge]) -> list[Outcome]:
     """`billing.charge` itself, for a batch, without a session."""
     return await store.charge(connection, None, (), [entry_of(one) for one in charges])
@@ -101,6 +108,14 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
 def lock_tenant(connection: psycopg.Connection, tenant_id: str) -> None:
     """Hold the tenant's account until the transaction ends."""
     connection.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
+
+
+def begin_partitions_at(database_url: str, moment: datetime) -> None:
+    """Have the first partition of the usage rows, empty as yet, be that of the moment's month."""
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("DROP TABLE billing.usage_row_first")
+        admin.execute("DELETE FROM billing.usage_partition WHERE partition = 'usage_row_first'")
+        admin.execute("SELECT billing.make_usage_partitions(%s)", [moment])
 
 
 def audit(database_url: str) -> tuple[int, int]:
