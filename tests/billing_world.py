@@ -1,10 +1,10 @@
-"""Tenants with accounts, charges to send, and the auditor that adds everything up again."""
+"""Tenants with accounts, charges to send, locks to hold, and the auditor that adds everything up again."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -13,6 +13,7 @@ from billing.accounts import open_account
 from billing.charges import Charge
 from billing.ledger import Ledger
 from billing.meters import INTENT_CALLS
+from billing.prices import MeterPrice
 from billing.store import charges as store
 from billing.store.charges import Outcome, entry_of
 from infra.database import Connection, Pool
@@ -39,6 +40,32 @@ async def add_account(pool: Pool, time_zone: str = "Asia/Taipei", now: datetime 
         await open_account(
             connection, tenant_id, plan="standard", currency="USD", time_zone=time_zone, now=now
         )
+    return tenant_id
+
+
+def add_account_with_prices(
+    connection: psycopg.Connection, prices: Mapping[str, MeterPrice], month_starts: Sequence[datetime]
+) -> str:
+    """A tenant in UTC with prices of its own, and the months open that begin at these moments."""
+    tenant_id, plan = new_id("ten"), new_id("pln")
+    with connection.transaction():
+        run = connection.execute
+        run("INSERT INTO tenants.tenant (tenant_id, name) VALUES (%s, 'Test')", [tenant_id])
+        run("INSERT INTO billing.price_version VALUES (%s, %s, 'USD', '-infinity')", [plan, plan])
+        for meter, price in prices.items():
+            run("INSERT INTO billing.meter_price VALUES (%s, %s, %s)", [plan, meter, price.per])
+            for number, tier in enumerate(price.tiers, 1):
+                row = [plan, meter, number, tier.up_to_units, tier.nanos]
+                run("INSERT INTO billing.price_tier VALUES (%s, %s, %s, %s, %s)", row)
+        run("INSERT INTO billing.account VALUES (%s, %s, 'USD', 'UTC')", [tenant_id, plan])
+        for start in month_starts:
+            month, end = start.strftime("%Y-%m"), (start + timedelta(days=32)).replace(day=1)
+            row = [tenant_id, month, start, end, plan]
+            run("INSERT INTO billing.period VALUES (%s, %s, %s, %s, 'UTC', %s)", row)
+            run(
+                "INSERT INTO billing.period_counter SELECT %s, %s, meter FROM billing.meter",
+                [tenant_id, month],
+            )
     return tenant_id
 
 
