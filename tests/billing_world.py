@@ -1,8 +1,11 @@
-"""Tenants with accounts, charges to send, and the auditor that adds everything up again."""
+"""Tenants with accounts, charges to send, locks to hold, and the auditor that adds everything up again."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg
 
@@ -10,6 +13,7 @@ from billing.accounts import open_account
 from billing.charges import Charge
 from billing.ledger import Ledger
 from billing.meters import INTENT_CALLS
+from billing.prices import MeterPrice
 from billing.store import charges as store
 from billing.store.charges import Outcome, entry_of
 from infra.database import Connection, Pool
@@ -39,6 +43,32 @@ async def add_account(pool: Pool, time_zone: str = "Asia/Taipei", now: datetime 
     return tenant_id
 
 
+def add_account_with_prices(
+    connection: psycopg.Connection, prices: Mapping[str, MeterPrice], month_starts: Sequence[datetime]
+) -> str:
+    """A tenant in UTC with prices of its own, and the months open that begin at these moments."""
+    tenant_id, plan = new_id("ten"), new_id("pln")
+    with connection.transaction():
+        run = connection.execute
+        run("INSERT INTO tenants.tenant (tenant_id, name) VALUES (%s, 'Test')", [tenant_id])
+        run("INSERT INTO billing.price_version VALUES (%s, %s, 'USD', '-infinity')", [plan, plan])
+        for meter, price in prices.items():
+            run("INSERT INTO billing.meter_price VALUES (%s, %s, %s)", [plan, meter, price.per])
+            for number, tier in enumerate(price.tiers, 1):
+                row = [plan, meter, number, tier.up_to_units, tier.nanos]
+                run("INSERT INTO billing.price_tier VALUES (%s, %s, %s, %s, %s)", row)
+        run("INSERT INTO billing.account VALUES (%s, %s, 'USD', 'UTC')", [tenant_id, plan])
+        for start in month_starts:
+            month, end = start.strftime("%Y-%m"), (start + timedelta(days=32)).replace(day=1)
+            row = [tenant_id, month, start, end, plan]
+            run("INSERT INTO billing.period VALUES (%s, %s, %s, %s, 'UTC', %s)", row)
+            run(
+                "INSERT INTO billing.period_counter SELECT %s, %s, meter FROM billing.meter",
+                [tenant_id, month],
+            )
+    return tenant_id
+
+
 def charge(tenant_id: str, meter: str = INTENT_CALLS, units: int = 1, at: datetime = NOON) -> Charge:
     """A charge with a new id."""
     return Charge(
@@ -51,6 +81,12 @@ def charge(tenant_id: str, meter: str = INTENT_CALLS, units: int = 1, at: dateti
         engine="test-engine",
         occurred_at=at,
     )
+
+
+def id_at(moment: datetime, call_id: UUID) -> UUID:
+    """The same random bits, made at another moment."""
+    unix_ms = int(moment.timestamp() * 1000)
+    return UUID(int=(unix_ms << 80) | (call_id.int & (2**80 - 1)))
 
 
 async def write(connection: Connection, charges: Sequence[Charge]) -> list[Outcome]:
@@ -82,6 +118,31 @@ async def open_ledger(
         yield ledger
     finally:
         await ledger.close()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Poll until the condition holds.
+
+    Raises:
+        AssertionError: it does not, in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def lock_tenant(connection: psycopg.Connection, tenant_id: str) -> None:
+    """Hold the tenant's account until the transaction ends."""
+    connection.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
+
+
+def begin_partitions_at(database_url: str, moment: datetime) -> None:
+    """Have the first partition of the usage rows, empty as yet, be that of the moment's month."""
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("DROP TABLE billing.usage_row_first")
+        admin.execute("DELETE FROM billing.usage_partition WHERE partition = 'usage_row_first'")
+        admin.execute("SELECT billing.make_usage_partitions(%s)", [moment])
 
 
 def audit(database_url: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from gateway.commands.cap_options import (
 )
 from gateway.commands.credit import describe_credit
 from gateway.commands.plans import shown_limits
-from gateway.commands.running import as_json, echo_json, table, with_pool
+from gateway.commands.running import as_json, echo_json, moment, table, with_pool
 from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, change_customers_plan, create_customer
 from infra.database import Pool
 from infra.errors import InvalidValueError
@@ -72,7 +72,7 @@ def tenant_list(json: bool) -> None:
     if json:
         echo_json({"tenants": [_tenant_fields(each) for each in found]})
     else:
-        rows = [[each.tenant_id, each.name, each.plan, _moment(each.created_at)] for each in found]
+        rows = [[each.tenant_id, each.name, each.plan, moment(each.created_at)] for each in found]
         click.echo(table(["TENANT", "NAME", "PLAN", "CREATED"], rows))
 
 
@@ -208,7 +208,7 @@ def key_list(tenant_id: str | None, json: bool) -> None:
             each.name,
             ",".join(each.scopes),
             _state(each),
-            _moment(each.last_used_at),
+            moment(each.last_used_at),
         ]
         for each in found
     ]
@@ -303,10 +303,6 @@ def _state(shown: ApiKey) -> str:
     if shown.expires_at and shown.expires_at <= datetime.now(UTC):
         return "expired"
     return "replaced" if shown.replaced_by else "active"
-
-
-def _moment(at: datetime | None) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M") if at else "never"
 
 
 def _parse_expiry(text: str) -> datetime:

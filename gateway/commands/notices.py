@@ -16,7 +16,7 @@ from billing.webhooks import (
     rotate_secret,
     send_test,
 )
-from gateway.commands.running import as_json, echo_json, settings_from, table, with_pool
+from gateway.commands.running import as_json, echo_json, moment, settings_from, table, with_pool
 from infra.database import Pool
 from tenants.tenants import show_tenant
 
@@ -101,7 +101,7 @@ def alert_list(tenant_id: str, json: bool) -> None:
     if json:
         echo_json({"alerts": found})
         return
-    rows = [[_moment(one.raised_at), one.type, one.data["message"]] for one in found]
+    rows = [[moment(one.raised_at), one.type, one.data["message"]] for one in found]
     click.echo(table(["RAISED (UTC)", "TYPE", "WHAT"], rows))
 
 
@@ -120,9 +120,5 @@ def _state(shown: WebhookRow) -> str:
     if shown.disabled_at:
         return f"disabled ({shown.disabled_reason})"
     if shown.failing_since:
-        return f"failing since {_moment(shown.failing_since)} ({shown.last_error})"
+        return f"failing since {moment(shown.failing_since)} ({shown.last_error})"
     return "ok" if shown.attempted_at else "unused"
-
-
-def _moment(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")

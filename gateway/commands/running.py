@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -69,6 +70,11 @@ def with_pool(work: Callable[[Pool], Awaitable[T]]) -> T:
 def echo_json(value: object) -> None:
     """One line of JSON."""
     click.echo(msgspec.json.encode(value).decode())
+
+
+def moment(at: datetime | None) -> str:
+    """A moment as the commands show it: in UTC, to the minute; `never` where there is none."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M") if at else "never"
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:

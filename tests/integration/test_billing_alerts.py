@@ -11,6 +11,7 @@ import pytest
 from billing import outbox
 from billing.alerts import evaluate, list_alerts
 from billing.caps import set_caps
+from billing.credit import grant_credit
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, MONEY, TTS_CHARACTERS
 from billing.store.alerts import Occasion, try_evaluation_lock
@@ -98,6 +99,26 @@ async def test_a_keys_caps_are_told_apart_from_its_tenants(pool: Pool, ledger: L
         ],
         key=str,
     )
+
+
+async def test_a_months_cap_and_the_credit_are_each_measured_against_their_own_amount(
+    pool: Pool, ledger: Ledger
+) -> None:
+    tenant_id = await add_account(pool)
+    await set_caps(pool, tenant_id, {MONEY: 20 * CALL_NANOS})
+    await use(ledger, tenant_id, 4)  # before it is prepaid: of the month's cap alone
+    seen = []
+    for granted, units in ((8, 4), (0, 2), (0, 2), (40, 4)):
+        if granted:
+            await grant_credit(pool, tenant_id, granted * CALL_NANOS)
+        await use(ledger, tenant_id, units)
+        seen.append((await told(pool, tenant_id))[len(seen) :])
+    assert seen == [
+        [(None, MONEY, 8 * CALL_NANOS, 50, 4 * CALL_NANOS)],
+        [(None, MONEY, 20 * CALL_NANOS, 50, 10 * CALL_NANOS)],
+        [(None, MONEY, 8 * CALL_NANOS, 100, 8 * CALL_NANOS)],
+        [(None, MONEY, 20 * CALL_NANOS, 80, 16 * CALL_NANOS)],
+    ]
 
 
 async def test_a_new_month_begins_anew_and_the_last_seconds_of_the_old_one_are_told_too(

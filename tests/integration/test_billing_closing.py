@@ -13,7 +13,7 @@ from billing.reconcile import reconcile
 from billing.usage import usage
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
-from tests.billing_world import NOON, add_account, audit, charge, open_ledger
+from tests.billing_world import NOON, add_account, audit, charge, lock_tenant, open_ledger
 
 DECEMBER = datetime(2025, 12, 10, tzinfo=UTC)
 
@@ -133,7 +133,7 @@ async def test_closing_waits_for_charges_and_gives_up_on_a_tenant_that_stays_loc
 ) -> None:
     locked, free = await add_account(pool), await add_account(pool)
     with psycopg.connect(database_url) as holder:
-        holder.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [locked])
+        lock_tenant(holder, locked)
         assert await close_ended_months(pool, DECEMBER) == 1
     assert await close_ended_months(pool, DECEMBER) == 1
     async with pool.connection() as connection:

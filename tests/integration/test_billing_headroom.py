@@ -1,9 +1,8 @@
 """The refusal before the work: a call that the worker knows would pass a cap costs no computing."""
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
@@ -23,20 +22,13 @@ from infra.database import Pool
 from infra.errors import InvalidValueError
 from infra.telemetry import Telemetry
 from tenants.records import KeyRecord
-from tests.billing_world import open_ledger
+from tests.billing_world import open_ledger, until
 
 
 @pytest.fixture
 async def ledger(database_url: str) -> AsyncIterator[Ledger]:
     async with open_ledger(database_url) as opened:
         yield opened
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 def refuses(ledger: Ledger, tenant_id: str, meter: str = INTENT_CALLS, key_id: str = "key_1") -> bool:

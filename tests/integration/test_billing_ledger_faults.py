@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import msgspec
 import psycopg
@@ -12,19 +11,7 @@ from billing.charges import ChargeRejectedError, LedgerUnavailableError
 from billing.ledger import Ledger
 from billing.meters import INTENT_CALLS
 from infra.database import Pool
-from tests.billing_world import add_account, audit, charge, open_ledger
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
-def lock_tenant(connection: psycopg.Connection, tenant_id: str) -> None:
-    """Hold the tenant's account until the transaction ends."""
-    connection.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
+from tests.billing_world import add_account, audit, charge, lock_tenant, open_ledger, until
 
 
 def kill_ledgers(database_url: str) -> int:

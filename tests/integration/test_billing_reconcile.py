@@ -24,7 +24,16 @@ from billing.store import reconcile as store
 from billing.store.reconcile import Moment
 from gateway.cli import main
 from infra.database import Connection, Pool
-from tests.billing_world import NOON, add_account, audit, charge, open_ledger, write
+from tests.billing_world import (
+    NOON,
+    add_account,
+    audit,
+    begin_partitions_at,
+    charge,
+    id_at,
+    open_ledger,
+    write,
+)
 
 ZONES = ("Asia/Taipei", "Asia/Kathmandu", "America/St_Johns")
 CHUNKS = pytest.mark.parametrize("rows_per_statement", [1, 7, ROWS_PER_STATEMENT])
@@ -250,15 +259,11 @@ async def test_a_month_that_is_detached_meanwhile_is_left_out(database_url: str,
     now = datetime.now(UTC)
     last_month = now.replace(day=1) - timedelta(days=1)
     tenant_id = await add_account(pool, "UTC", last_month)
-    with psycopg.connect(database_url, autocommit=True) as admin:  # as if it had been made last month
-        admin.execute("DROP TABLE billing.usage_row_first")
-        admin.execute("DELETE FROM billing.usage_partition WHERE partition = 'usage_row_first'")
-        admin.execute("SELECT billing.make_usage_partitions(%s)", [last_month])
+    begin_partitions_at(database_url, last_month)
     old = charge(tenant_id, at=last_month)
-    random_bits = old.call_id.int & (2**80 - 1)
-    old_id = UUID(int=(int(last_month.timestamp() * 1000) << 80) | random_bits)
+    old = msgspec.structs.replace(old, call_id=id_at(last_month, old.call_id))
     async with pool.connection() as connection:
-        await write(connection, [msgspec.structs.replace(old, call_id=old_id), charge(tenant_id, at=now)])
+        await write(connection, [old, charge(tenant_id, at=now)])
         assert await close_ended_months(pool, now + timedelta(hours=2)) == 1
         months = await months_of(connection)
         async with store.workspace(connection):

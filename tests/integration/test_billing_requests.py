@@ -33,9 +33,8 @@ from infra.errors import UnavailableError
 from infra.ids import uuid7
 from infra.telemetry import Telemetry
 from tenants.records import KeyRecord
-from tests.billing_world import add_account, audit, charge, open_ledger
-from tests.integration.test_billing_ledger_faults import until
-from tests.integration.test_billing_voids import end_session, in_flight, kill, query
+from tests.billing_sessions import end_session, in_flight, kill, query
+from tests.billing_world import add_account, audit, charge, open_ledger, until
 
 
 def identity(name: str, asks: str = "one thing", kept_s: float = KEPT_S) -> Identity:

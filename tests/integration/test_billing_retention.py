@@ -14,15 +14,9 @@ from billing.ledger import Ledger
 from billing.reconcile import reconcile
 from billing.retention import detach_partitions, make_partitions, partitions
 from infra.database import Pool
-from tests.billing_world import add_account, charge, open_ledger
+from tests.billing_world import add_account, begin_partitions_at, charge, id_at, open_ledger
 
 NOW = datetime.now(UTC)
-
-
-def id_at(moment: datetime, call_id: UUID) -> UUID:
-    """The same random bits, made at another moment."""
-    unix_ms = int(moment.timestamp() * 1000)
-    return UUID(int=(unix_ms << 80) | (call_id.int & (2**80 - 1)))
 
 
 async def charge_at(ledger: Ledger, tenant_id: str, moment: datetime) -> UUID:
@@ -79,10 +73,7 @@ async def test_a_detached_partition_takes_its_ids_with_it_and_the_rest_reconcile
 ) -> None:
     last_month = NOW.replace(day=1) - timedelta(days=1)
     tenant_id = await add_account(pool, "UTC", last_month)
-    with psycopg.connect(database_url, autocommit=True) as admin:  # as if it had been made last month
-        admin.execute("DROP TABLE billing.usage_row_first")
-        admin.execute("DELETE FROM billing.usage_partition WHERE partition = 'usage_row_first'")
-        admin.execute("SELECT billing.make_usage_partitions(%s)", [last_month])
+    begin_partitions_at(database_url, last_month)
     old = (await partitions(pool))[0]
     async with open_ledger(database_url) as ledger:
         gone = await charge_at(ledger, tenant_id, last_month)

@@ -19,9 +19,8 @@ from infra.errors import DomainError
 from infra.telemetry import Telemetry
 from serving.contract import SpeechPiece
 from tenants.records import KeyRecord
-from tests.billing_world import audit, open_ledger
-from tests.integration.test_billing_ledger_faults import until
-from tests.integration.test_billing_voids import entries, in_flight
+from tests.billing_sessions import entries, in_flight
+from tests.billing_world import audit, open_ledger, until
 
 SEND = Callable[[Any], Awaitable[None]]
 WHOLE = [SpeechPiece(b"one", 4), SpeechPiece(b"two", 7), SpeechPiece(b"three", 10)]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from fractions import Fraction
 
 import msgspec
@@ -12,31 +13,26 @@ from hypothesis import strategies as st
 
 from billing.caps import change_caps
 from billing.charges import Charge
-from billing.meters import METERS, MONEY
-from billing.prices import MeterPrice, Tier
+from billing.meters import MONEY
+from billing.prices import MeterPrice
 from billing.store import charges as store
 from infra.database import connect
-from infra.ids import new_id
-from tests.billing_world import NOON, charge, write
-from tests.property.test_billing_rating import NANOS, PRICES, UNITS, near_edges
+from tests.billing_strategies import (
+    CAP,
+    KEYS,
+    METER_NAMES,
+    NANOS,
+    PRICES,
+    SMALL,
+    SMALL_PRICES,
+    UNITS,
+    amount,
+    near_edges,
+)
+from tests.billing_world import NOON, add_account_with_prices, charge, write
 
-METER_NAMES = [meter.meter for meter in METERS]
-KEYS = ["key_one", "key_two"]
-SMALL = st.integers(0, 40)
-SMALL_PRICES = st.builds(
-    lambda per, ends, prices, last: MeterPrice(
-        per,
-        (*(Tier(end, nanos) for end, nanos in zip(sorted(ends), prices, strict=False)), Tier(None, last)),
-    ),
-    st.sampled_from([1, 3, 7, 60]),
-    st.sets(st.integers(1, 120), max_size=3),
-    st.lists(st.integers(0, 20), min_size=3, max_size=3),
-    st.integers(0, 20),
-)
-CAP = st.tuples(
-    st.sampled_from([None, *KEYS]), st.sampled_from([MONEY, *METER_NAMES]), st.none() | st.integers(0, 300)
-)
 CALL = st.tuples(st.sampled_from(KEYS), st.sampled_from(METER_NAMES), SMALL)
+NOVEMBER = datetime(2025, 11, 1, tzinfo=UTC)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("cap"), CAP),
@@ -48,13 +44,10 @@ STEPS = st.lists(
 )
 
 
-def amount(price: MeterPrice, units: int) -> Fraction:
-    """What a month's first units cost, unit by unit."""
-    total = Fraction(0)
-    for unit in range(1, units + 1):
-        nanos = next(t.nanos for t in price.tiers if t.up_to_units is None or unit <= t.up_to_units)
-        total += Fraction(nanos, price.per)
-    return total
+@pytest.fixture
+def connection(database_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database_url, autocommit=True) as opened:
+        yield opened
 
 
 class Auditor:
@@ -87,37 +80,10 @@ class Auditor:
         return store.CHARGED
 
 
-@pytest.fixture(scope="module")
-def shared_url(postgres: object, template_database: str) -> Iterator[str]:
-    server_url = postgres.url.rsplit("/", 1)[0]  # type: ignore[attr-defined]
-    with psycopg.connect(f"{server_url}/postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "test_cap_decisions" TEMPLATE "{template_database}"')
-        yield f"{server_url}/test_cap_decisions"
-        admin.execute('DROP DATABASE "test_cap_decisions" WITH (FORCE)')
-
-
-def tenant_with_prices(url: str, prices: dict[str, MeterPrice]) -> str:
-    tenant_id, plan = new_id("ten"), new_id("pln")
-    with psycopg.connect(url) as connection:
-        run = connection.execute
-        run("INSERT INTO tenants.tenant (tenant_id, name) VALUES (%s, 'Test')", [tenant_id])
-        run("INSERT INTO billing.price_version VALUES (%s, %s, 'USD', '-infinity')", [plan, plan])
-        for meter, price in prices.items():
-            run("INSERT INTO billing.meter_price VALUES (%s, %s, %s)", [plan, meter, price.per])
-            for number, tier in enumerate(price.tiers, 1):
-                row = [plan, meter, number, tier.up_to_units, tier.nanos]
-                run("INSERT INTO billing.price_tier VALUES (%s, %s, %s, %s, %s)", row)
-        run("INSERT INTO billing.account VALUES (%s, %s, 'USD', 'UTC')", [tenant_id, plan])
-        run(
-            "INSERT INTO billing.period VALUES (%s, '2025-11', '2025-11-01Z', '2025-12-01Z', 'UTC', %s)",
-            [tenant_id, plan],
-        )
-        run("INSERT INTO billing.period_counter SELECT %s, '2025-11', meter FROM billing.meter", [tenant_id])
-    return tenant_id
-
-
 async def play(url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, object]]) -> None:
-    tenant_id, auditor = tenant_with_prices(url, prices), Auditor(prices)
+    auditor = Auditor(prices)
+    with psycopg.connect(url) as admin:
+        tenant_id = add_account_with_prices(admin, prices, [NOVEMBER])
     async with await connect(url, "test-caps") as connection:
         for kind, value in steps:
             if kind == "cap":
@@ -153,9 +119,9 @@ async def play(url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, o
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prices=st.fixed_dictionaries(dict.fromkeys(METER_NAMES, SMALL_PRICES)), steps=STEPS)
 def test_every_decision_is_the_auditors(
-    shared_url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, object]]
+    database_url: str, prices: dict[str, MeterPrice], steps: list[tuple[str, object]]
 ) -> None:
-    asyncio.run(play(shared_url, prices, steps))
+    asyncio.run(play(database_url, prices, steps))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -187,9 +153,3 @@ def test_the_view_of_what_is_left_is_the_most_that_fits(
         assert price.rate_call(units, 10**12) <= scaled
     else:
         assert price.rate_call(units, fits) <= scaled < price.rate_call(units, fits + 1)
-
-
-@pytest.fixture(scope="module")
-def connection(shared_url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(shared_url, autocommit=True) as opened:
-        yield opened

@@ -6,20 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.money import currency, minor_units
-from billing.prices import MeterPrice, Tier
-
-NANOS = st.integers(0, 10**12)
-PRICES = st.builds(
-    lambda per, ends, prices, last: MeterPrice(
-        per,
-        (*(Tier(end, nanos) for end, nanos in zip(sorted(ends), prices, strict=False)), Tier(None, last)),
-    ),
-    st.sampled_from([1, 7, 1_000, 60_000, 1_000_000]),
-    st.sets(st.integers(1, 10**9), max_size=5),
-    st.lists(NANOS, min_size=5, max_size=5),
-    NANOS,
-)
-UNITS = st.integers(0, 2 * 10**9)
+from billing.prices import MeterPrice
+from tests.billing_strategies import PRICES, UNITS, near_edges
 
 
 def oracle(price: MeterPrice, units: int) -> Fraction:
@@ -33,11 +21,6 @@ def oracle(price: MeterPrice, units: int) -> Fraction:
         left -= taken
         floor = tier.up_to_units
     return total + Fraction(price.tiers[-1].nanos) * left / Fraction(price.per)
-
-
-def near_edges(price: MeterPrice) -> list[int]:
-    edges = [tier.up_to_units for tier in price.tiers if tier.up_to_units is not None]
-    return [edge + step for edge in edges for step in (-1, 0, 1)]
 
 
 @given(PRICES, UNITS)

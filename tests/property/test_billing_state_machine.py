@@ -6,7 +6,6 @@ may die, be found, and be replaced; one may take over the other's call; months c
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -14,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,15 +28,15 @@ from billing.caps import change_caps
 from billing.charge_connection import ChargeConnection, Failure
 from billing.closing import close_month
 from billing.dead_sessions import void_if_dead
-from billing.meters import METERS, MONEY
+from billing.meters import MONEY
 from billing.prices import MeterPrice
 from billing.store.accounts import open_key_counters
 from billing.store.charges import Entry, Outcome
 from infra.database import Connection, connect
-from infra.ids import new_id, uuid7
-from tests.property.test_billing_cap_decisions import CAP, KEYS, SMALL, SMALL_PRICES, amount
+from infra.ids import uuid7
+from tests.billing_strategies import CAP, KEYS, METER_NAMES, SMALL, SMALL_PRICES, amount
+from tests.billing_world import add_account_with_prices
 
-METER_NAMES = [meter.meter for meter in METERS]
 STARTS = [datetime(2025, month, 1, tzinfo=UTC) for month in (9, 10, 11, 12)]
 MONTHS = [start.strftime("%Y-%m") for start in STARTS]
 WORKERS = (0, 1)
@@ -151,7 +149,7 @@ class Billing(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.observer = psycopg.connect(self.url, autocommit=True)
         self.model = Model(prices)
-        self.tenant_id = _make_tenant(self.observer, prices)
+        self.tenant_id = add_account_with_prices(self.observer, prices, STARTS)
         self.admin: Connection = self.wait(connect(self.url, "test-admin"))
         self.workers = [self.hire(worker) for worker in WORKERS]
 
@@ -365,41 +363,8 @@ def _nonzero(sums: dict[Any, list[int]]) -> dict[Any, list[int]]:
     return {place: both for place, both in sums.items() if both != [0, 0]}
 
 
-def _make_tenant(connection: psycopg.Connection[Any], prices: dict[str, MeterPrice]) -> str:
-    """A tenant in UTC with months of 2025 open, and prices of its own."""
-    tenant_id, plan = new_id("ten"), new_id("pln")
-    with connection.transaction():
-        run = connection.execute
-        run("INSERT INTO tenants.tenant (tenant_id, name) VALUES (%s, 'Test')", [tenant_id])
-        run("INSERT INTO billing.price_version VALUES (%s, %s, 'USD', '-infinity')", [plan, plan])
-        for meter, price in prices.items():
-            run("INSERT INTO billing.meter_price VALUES (%s, %s, %s)", [plan, meter, price.per])
-            for number, tier in enumerate(price.tiers, 1):
-                row = [plan, meter, number, tier.up_to_units, tier.nanos]
-                run("INSERT INTO billing.price_tier VALUES (%s, %s, %s, %s, %s)", row)
-        run("INSERT INTO billing.account VALUES (%s, %s, 'USD', 'UTC')", [tenant_id, plan])
-        for month, start in zip(MONTHS, STARTS, strict=True):
-            ends = (start + timedelta(days=32)).replace(day=1)
-            row = [tenant_id, month, start, ends, plan]
-            run("INSERT INTO billing.period VALUES (%s, %s, %s, %s, 'UTC', %s)", row)
-            run(
-                "INSERT INTO billing.period_counter SELECT %s, %s, meter FROM billing.meter",
-                [tenant_id, month],
-            )
-    return tenant_id
-
-
-@pytest.fixture
-def shared_url(postgres: Any, template_database: str) -> Iterator[str]:
-    server_url = postgres.url.rsplit("/", 1)[0]
-    with psycopg.connect(f"{server_url}/postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "test_state_machine" TEMPLATE "{template_database}"')
-        yield f"{server_url}/test_state_machine"
-        admin.execute('DROP DATABASE "test_state_machine" WITH (FORCE)')
-
-
-def test_whatever_happens_in_whatever_order_the_database_and_the_model_agree(shared_url: str) -> None:
-    machine = type("BillingOverPostgres", (Billing,), {"url": shared_url})
+def test_whatever_happens_in_whatever_order_the_database_and_the_model_agree(database_url: str) -> None:
+    machine = type("BillingOverPostgres", (Billing,), {"url": database_url})
     run_state_machine_as_test(
         machine,
         settings=settings(
