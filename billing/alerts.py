@@ -1,8 +1,9 @@
 """Alerts: a tenant's owner is warned of caps that fill up and of days that are out of line.
 
-Caps: at 50, 80 and 100 % of each cap, of the tenant and of its keys, in money and in units. Once for each
-threshold, month and value of the cap, so a raised cap is armed again; when several thresholds are crossed at
-once, the highest is told alone. What is used is rated as the charge rates it, and compared without rounding.
+Caps: at 50, 80 and 100 % of each cap, of the tenant and of its keys, in money and in units, and of all the
+credit that was ever granted. Once for each threshold, month and value of the cap (of the credit, over all
+months), so a raised one is armed again; when several thresholds are crossed at once, the highest is told
+alone. What is used is rated as the charge rates it, and compared without rounding.
 Days: see `billing.anomaly`; once for each meter and day of the tenant's clock.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from billing import outbox
 from billing.anomaly import FLOOR_UNITS, HISTORY_DAYS, is_out_of_line, median
-from billing.meters import MONEY
+from billing.meters import CREDIT, MONEY
 from billing.money import currency, format_nanos, round_half_away
 from billing.store import alerts as store
 from billing.store.alerts import AlertRow, BusyDayRow, CapUseRow, DayUnitsRow, Occasion
@@ -80,6 +81,7 @@ async def _warn_of_cap(connection: Connection, use: CapUseRow, now: datetime) ->
     occasion = Occasion(
         key_id=use.key_id,
         meter=use.meter,
+        is_credit=use.is_credit,
         period=use.period,
         at_most=use.at_most,
         threshold_percent=percent,
@@ -90,7 +92,7 @@ async def _warn_of_cap(connection: Connection, use: CapUseRow, now: datetime) ->
 
 
 def _told_of_cap(use: CapUseRow, percent: int) -> dict[str, Any]:
-    """`at_most` and `used` are in nanos where `measure` is `money`, in units otherwise."""
+    """`at_most` and `used` are in nanos where `measure` is `money` or `credit`, in units otherwise."""
     used = Fraction(use.used, use.nano or 1)
     if use.meter is None:
         unit = currency(use.currency)
@@ -98,15 +100,16 @@ def _told_of_cap(use: CapUseRow, percent: int) -> dict[str, Any]:
     else:
         cap, so_far = f"{use.at_most} {use.meter}", str(used)
     holder = f" of {use.key_id}" if use.key_id else ""
+    what = "the prepaid credit is used" if use.is_credit else f"the cap{holder} for {use.period} is reached"
     return {
         "key_id": use.key_id,
-        "measure": use.meter or MONEY,
+        "measure": CREDIT if use.is_credit else use.meter or MONEY,
         "period": use.period,
         "threshold_percent": percent,
         "at_most": use.at_most,
         "used": int(used),
         "currency": use.currency if use.meter is None else None,
-        "message": f"{percent} % of the cap{holder} for {use.period} is reached: {so_far} of {cap}.",
+        "message": f"{percent} % of {what}: {so_far} of {cap}.",
     }
 
 

@@ -14,11 +14,12 @@ _EVALUATION_LOCK = 0x414C5254  # "ALRT": any constant will do, as long as every 
 
 
 class CapUseRow(msgspec.Struct, frozen=True):
-    """How far a month is with one cap; `used` and `allowed` are at a scale of their own.
+    """How far a month is with one cap, or with the credit; `used` and `allowed` are at a scale of their own.
 
     Attributes:
         key_id: None for the tenant's own cap.
         meter: None for a cap in money.
+        is_credit: it is the prepaid credit, which holds over all months.
         nano: what a nano is at the scale of `used` and `allowed`; None for a cap in units.
         warned_percent: the highest threshold that was told of this cap at this value in this month.
     """
@@ -28,6 +29,7 @@ class CapUseRow(msgspec.Struct, frozen=True):
     period: str
     key_id: str | None
     meter: str | None
+    is_credit: bool
     at_most: int
     used: int
     allowed: int
@@ -66,6 +68,7 @@ class Occasion(msgspec.Struct, frozen=True, kw_only=True):
 
     key_id: str | None = None
     meter: str | None = None
+    is_credit: bool = False
     period: str | None = None
     at_most: int | None = None
     threshold_percent: int | None = None
@@ -102,17 +105,19 @@ async def read_cap_use(
     """How far these tenants are with those caps of which at least `least_percent` are used.
 
     The months looked at are the one at hand and one that ended less than a day ago, since what was charged
-    in its last seconds is seen after it; there, caps that were set after its end do not count. What is left
-    of a cap is computed as the charge does it.
+    in its last seconds is seen after it; there, the credit and caps that were set after its end do not count.
+    What is left of a cap is computed as the charge does it.
     """
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             """
-            SELECT month.tenant_id, account.currency, month.period, cap.key_id, cap.meter, cap.at_most,
-                   measured.allowed - room.room AS used, measured.allowed, measured.nano,
+            SELECT month.tenant_id, account.currency, month.period, cap.key_id, cap.meter,
+                   cap.is_credit, cap.at_most, measured.allowed - room.room AS used, measured.allowed,
+                   measured.nano,
                    (SELECT max(alert.threshold_percent) FROM billing.alert
                     WHERE alert.type = 'cap.threshold_reached'
-                      AND alert.tenant_id = cap.tenant_id AND alert.period = month.period
+                      AND alert.tenant_id = cap.tenant_id AND alert.is_credit = cap.is_credit
+                      AND (alert.period = month.period OR cap.is_credit)
                       AND alert.key_id IS NOT DISTINCT FROM cap.key_id
                       AND alert.meter IS NOT DISTINCT FROM cap.meter
                       AND alert.at_most = cap.at_most) AS warned_percent
@@ -132,7 +137,7 @@ async def read_cap_use(
                  AND cap.key_id IS NOT DISTINCT FROM room.key_id
                  AND cap.meter IS NOT DISTINCT FROM room.meter
                  AND cap.is_credit = (room.measure = 'credit')
-                 AND (month.ends_at > %(now)s OR cap.set_at < month.ends_at)
+                 AND (month.ends_at > %(now)s OR cap.set_at < month.ends_at AND NOT cap.is_credit)
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN cap.meter IS NULL THEN stands.nano END AS nano,
                        CASE WHEN cap.meter IS NULL THEN cap.at_most * stands.nano
@@ -232,10 +237,10 @@ async def insert_alert(connection: Connection, alert: AlertRow, occasion: Occasi
     """Write an alert; False, and nothing written, where it was raised before."""
     cursor = await connection.execute(
         """
-        INSERT INTO billing.alert (alert_id, tenant_id, type, data, raised_at, key_id, meter, period, at_most,
-                                   threshold_percent, day)
+        INSERT INTO billing.alert (alert_id, tenant_id, type, data, raised_at, key_id, meter, is_credit,
+                                   period, at_most, threshold_percent, day)
         VALUES (%(alert_id)s, %(tenant_id)s, %(type)s, %(data)s, %(raised_at)s, %(key_id)s, %(meter)s,
-                %(period)s, %(at_most)s, %(threshold_percent)s, %(day)s)
+                %(is_credit)s, %(period)s, %(at_most)s, %(threshold_percent)s, %(day)s)
         ON CONFLICT DO NOTHING
         """,
         {

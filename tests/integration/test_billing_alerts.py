@@ -13,7 +13,7 @@ from billing.alerts import evaluate, list_alerts
 from billing.caps import set_caps
 from billing.credit import grant_credit
 from billing.ledger import Ledger
-from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, MONEY, TTS_CHARACTERS
+from billing.meters import ASR_AUDIO_MS, CREDIT, INTENT_CALLS, MONEY, TTS_CHARACTERS
 from billing.store.alerts import Occasion, try_evaluation_lock
 from billing.webhooks import add_webhook
 from infra.database import Pool
@@ -114,11 +114,26 @@ async def test_a_months_cap_and_the_credit_are_each_measured_against_their_own_a
         await use(ledger, tenant_id, units)
         seen.append((await told(pool, tenant_id))[len(seen) :])
     assert seen == [
-        [(None, MONEY, 8 * CALL_NANOS, 50, 4 * CALL_NANOS)],
+        [(None, CREDIT, 8 * CALL_NANOS, 50, 4 * CALL_NANOS)],
         [(None, MONEY, 20 * CALL_NANOS, 50, 10 * CALL_NANOS)],
-        [(None, MONEY, 8 * CALL_NANOS, 100, 8 * CALL_NANOS)],
+        [(None, CREDIT, 8 * CALL_NANOS, 100, 8 * CALL_NANOS)],
         [(None, MONEY, 20 * CALL_NANOS, 80, 16 * CALL_NANOS)],
     ]
+
+
+async def test_a_credit_as_large_as_the_cap_is_told_of_too_and_once_over_all_months(
+    pool: Pool, ledger: Ledger
+) -> None:
+    tenant_id = await add_account(pool, "UTC")
+    ten_calls = 10 * CALL_NANOS
+    await set_caps(pool, tenant_id, {MONEY: ten_calls})
+    await grant_credit(pool, tenant_id, ten_calls)
+    await use(ledger, tenant_id, 5)
+    both = {(None, measure, ten_calls, 50, ten_calls // 2) for measure in (MONEY, CREDIT)}
+    assert set(await told(pool, tenant_id)) == both
+    just_after = datetime(2025, 12, 1, 1, tzinfo=UTC)
+    await use(ledger, tenant_id, 1, at=just_after)
+    assert set(await told(pool, tenant_id, just_after)) == both
 
 
 async def test_a_new_month_begins_anew_and_the_last_seconds_of_the_old_one_are_told_too(

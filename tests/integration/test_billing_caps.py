@@ -15,6 +15,7 @@ from billing.charges import CapReachedError, Charge
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, METERS, MONEY, TTS_CHARACTERS
 from billing.store import charges as store
+from billing.store.accounts import open_key_counters
 from billing.store.prices import read_price_versions
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
@@ -332,10 +333,9 @@ async def wait_for_locks(pool: Pool, application_name: str, count: int) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_first_cap_binds_batches_that_looked_for_caps_before_it_was_there(
+async def test_a_first_cap_binds_batches_that_were_sent_before_it_was_there(
     database_url: str, pool: Pool
 ) -> None:
-    """They have locked their one meter alone, and must not go on with that."""
     tenant_id = await add_account(pool)
     async with AsyncExitStack() as stack:
         ledgers = await open_ledgers(stack, database_url, 3)
@@ -362,3 +362,21 @@ async def test_a_cap_is_not_set_past_a_charge_that_is_under_way(database_url: st
         await setting
         (after,) = await write(connection, [charge(tenant_id)])
     assert after.outcome == store.OVER_CAP
+
+
+async def test_a_keys_counters_are_not_added_up_while_a_charge_or_a_void_is_under_way(
+    database_url: str, pool: Pool
+) -> None:
+    tenant_id = await add_account(pool)
+    one = charge(tenant_id, units=7)
+    async with pool.connection() as connection:
+        await write(connection, [one])
+        await set_caps(pool, tenant_id, {INTENT_CALLS: 10}, one.key_id)  # that month is over: no counters yet
+        await connection.execute("SET lock_timeout = '100ms'")
+        with psycopg.connect(database_url) as holder:
+            holder.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR NO KEY UPDATE", [tenant_id])
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await open_key_counters(connection, [(tenant_id, "2025-11")])
+        await open_key_counters(connection, [(tenant_id, "2025-11")])
+        rows = await connection.execute("SELECT sum(units)::bigint FROM billing.key_counter")
+        assert await rows.fetchone() == (7,)
