@@ -11,12 +11,13 @@ async def set_lock_timeout(connection: Connection, lock_timeout_ms: int) -> None
 
 
 async def lock_tenant(connection: Connection, tenant_id: str) -> bool:
-    """Keep the tenant's charges out until the transaction ends; False where there is no account.
+    """Take the lock that a charge takes, until the transaction ends; False where there is no account.
 
-    `FOR UPDATE`, where a charge takes a weaker lock: it waits for a month that is being opened, too, which
-    holds the account by its foreign key, and whose counters are made from what stands.
+    A month that is being opened meanwhile holds the account by its foreign key, which this lock lets be: a
+    capped key's counters that it lacks then are made when they are first needed.
     """
     cursor = await connection.execute(
-        "SELECT FROM billing.account WHERE tenant_id = %(tenant_id)s FOR UPDATE", {"tenant_id": tenant_id}
+        "SELECT FROM billing.account WHERE tenant_id = %(tenant_id)s FOR NO KEY UPDATE",
+        {"tenant_id": tenant_id},
     )
     return cursor.rowcount == 1

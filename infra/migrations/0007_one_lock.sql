@@ -2,8 +2,8 @@
 --
 -- Until now a charge locked the counters that it would change: before the lock it had to find out which those
 -- are, and after it whether that still held. Now it locks the tenants' accounts, which it knows from the
--- start, and reads everything once, when they are held. What a cap costs is spared likewise: a month's prices
--- and counters are read once for all its caps, and keys' counters are kept where a key is capped.
+-- start, and reads everything once, when they are held. A month's prices and counters are read once for all
+-- its caps, and keys' counters are looked for only where a key is capped.
 
 
 -- As in 0003, under the locks of the tenants' accounts.
@@ -52,6 +52,17 @@ LANGUAGE sql STABLE AS $$
     WHERE counter.tenant_id = of_tenant AND counter.period = of_period
 $$;
 
+-- An amount at a scale where a nano is `nano`, in whole nanos, rounded up.
+CREATE FUNCTION billing.whole_nanos(amount numeric, nano numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce(div(amount + nano - 1, nano), 0) $$;
+
+-- What a month has come to, in whole nanos, rounded up.
+CREATE OR REPLACE FUNCTION billing.month_nanos(of_tenant text, of_period text, version text) RETURNS numeric
+LANGUAGE sql STABLE AS $$
+    SELECT billing.whole_nanos(stands.spent, stands.nano)
+    FROM billing.standing_of(of_tenant, of_period, version) AS stands
+$$;
+
 -- What is left of each cap of a tenant's month, of its own and of the given keys': units, or money at the
 -- version's common scale; of the credit, what is left besides the tenant's other open months. Below zero where
 -- a cap was lowered under what had been used; NULL where a key's counters are still to be made. Exact under
@@ -91,10 +102,14 @@ $$;
 -- Which cap each of a month's new calls would pass, in the order given: NULL where none, 'tenant' or 'key' with
 -- the measure ('tenant money', 'tenant credit', 'key asr.audio_ms'), or 'uncounted' where the key's counters are
 -- still to be made. NULL for the whole when every call fits. Call it under the lock of the tenant's account.
+--
+-- A credit is shared by a tenant's open months, of which one batch may hold several: `nanos_before` is what the
+-- batch adds to months decided before this one, `nanos_more` what it adds to this one, each rounded up.
 DROP FUNCTION billing.caps_hit(text, text, text[], text[], bigint[]);
 CREATE FUNCTION billing.caps_hit(
-    of_tenant text, of_period text, version text, key_ids text[], meters text[], amounts bigint[]
-) RETURNS text[]
+    of_tenant text, of_period text, version text, nanos_before numeric, key_ids text[], meters text[],
+    amounts bigint[], OUT hits text[], OUT nanos_more numeric
+)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     stands     billing.standing;
@@ -107,16 +122,17 @@ DECLARE
     in_money   boolean;
     all_fit    boolean := true;
     cost       numeric := 0;
+    spent      numeric;
     hit        text;
-    hits       text[];
     m          int;
 BEGIN
+    nanos_more := 0;
     SELECT standing.* INTO stands FROM billing.standing_of(of_tenant, of_period, version) AS standing;
     SELECT array_agg(cap.key_id), array_agg(cap.meter), array_agg(cap.measure), array_agg(cap.room)
     INTO cap_keys, cap_meters, measures, rooms
     FROM billing.cap_rooms(of_tenant, of_period, key_ids, stands) AS cap;
     IF rooms IS NULL THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     in_money := array_position(cap_meters, NULL) IS NOT NULL;
     units := stands.units;
@@ -134,15 +150,21 @@ BEGIN
         END LOOP;
     END IF;
     FOR c IN 1 .. cardinality(rooms) LOOP
+        IF measures[c] = 'credit' THEN
+            rooms[c] := rooms[c] - nanos_before * stands.nano;
+        END IF;
         all_fit := all_fit AND rooms[c] IS NOT NULL AND rooms[c] >= CASE
             WHEN cap_meters[c] IS NULL THEN cost
             ELSE added[array_position(stands.meters, cap_meters[c])]
         END;
     END LOOP;
     IF all_fit THEN
-        RETURN NULL;
+        nanos_more := billing.whole_nanos(stands.spent + cost, stands.nano)
+                      - billing.whole_nanos(stands.spent, stands.nano);
+        RETURN;
     END IF;
 
+    spent := stands.spent;
     hits := array_fill(NULL::text, ARRAY[cardinality(meters)]);
     FOR n IN 1 .. cardinality(meters) LOOP
         m := array_position(stands.meters, meters[n]);
@@ -164,12 +186,13 @@ BEGIN
         hits[n] := hit;
         CONTINUE WHEN hit IS NOT NULL;
         units[m] := units[m] + amounts[n];
+        spent := spent + cost;
         FOR c IN 1 .. cardinality(rooms) LOOP
             CONTINUE WHEN cap_keys[c] <> key_ids[n] OR cap_meters[c] <> meters[n];
             rooms[c] := rooms[c] - CASE WHEN cap_meters[c] IS NULL THEN cost ELSE amounts[n] END;
         END LOOP;
     END LOOP;
-    RETURN hits;
+    nanos_more := billing.whole_nanos(spent, stands.nano) - billing.whole_nanos(stands.spent, stands.nano);
 END $$;
 
 -- As in 0004.
@@ -298,6 +321,8 @@ DECLARE
     month      record;
     month_hits text[];
     hits       text[];
+    of_tenant  text := '';        -- whose months are decided, and what the batch adds to those decided:
+    nanos      numeric;
     voidable   uuid[];
     taken      uuid[];
     has_capped_keys boolean;
@@ -346,9 +371,15 @@ BEGIN
             WHERE given.period IS NOT NULL AND given.tenant_id = ANY(capped) AND given.voided_from IS NULL
               AND given.earlier_entry % 2 IS DISTINCT FROM 0
             GROUP BY given.tenant_id, given.period, given.price_version_id
+            ORDER BY given.tenant_id, given.period
         LOOP
-            month_hits := billing.caps_hit(month.tenant_id, month.period, month.price_version_id,
-                                           month.key_ids, month.meters, month.amounts);
+            IF month.tenant_id <> of_tenant THEN
+                of_tenant := month.tenant_id;
+                nanos := 0;
+            END IF;
+            SELECT decision.hits, nanos + decision.nanos_more INTO month_hits, nanos
+            FROM billing.caps_hit(of_tenant, month.period, month.price_version_id, nanos,
+                                  month.key_ids, month.meters, month.amounts) AS decision;
             FOR n IN 1 .. coalesce(cardinality(month_hits), 0) LOOP
                 hits[month.places[n]] := month_hits[n];
             END LOOP;

@@ -10,9 +10,10 @@ from billing.closing import close_month
 from billing.credit import credit, grant_credit
 from billing.ledger import Ledger
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS
+from billing.store.charges import CHARGED, OVER_CAP
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
-from tests.billing_world import NOON, add_account, audit, charge, open_ledger
+from tests.billing_world import NOON, add_account, audit, charge, open_ledger, write
 
 A_CALL = 400_000  # nanos, of the plan `standard`
 DECEMBER = datetime(2025, 12, 10, tzinfo=UTC)
@@ -60,6 +61,19 @@ async def test_two_open_months_share_one_credit(database_url: str, pool: Pool) -
     await grant_credit(pool, tenant_id, 30 * A_CALL)
     async with open_ledger(database_url) as first, open_ledger(database_url) as second:
         assert await hammer([first, second], tenant_id, 120, NOON, DECEMBER) == 30
+    assert await left(pool, tenant_id) == 0
+
+
+async def test_two_open_months_share_one_credit_in_one_batch_too(pool: Pool) -> None:
+    tenant_id = await add_account(pool)
+    await grant_credit(pool, tenant_id, 3 * A_CALL)
+    batch = [charge(tenant_id, at=at) for at in (NOON, DECEMBER) * 4]
+    async with pool.connection() as connection:
+        outcomes = [one.outcome for one in await write(connection, batch)]
+        assert sorted(outcomes) == [CHARGED] * 3 + [OVER_CAP] * 5
+        await grant_credit(pool, tenant_id, 8 * A_CALL)
+        batch = [charge(tenant_id, at=at) for at in (NOON, DECEMBER) * 4]
+        assert {one.outcome for one in await write(connection, batch)} == {CHARGED}
     assert await left(pool, tenant_id) == 0
 
 
