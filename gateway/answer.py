@@ -62,7 +62,8 @@ class StreamedAnswer(Answer):
     """An answer that is charged whole and sent in pieces.
 
     When the pieces break off, what was not delivered is taken back; all of it where a repeat of the request
-    will be charged as a whole. When the caller hangs up, the charge stands.
+    will be charged as a whole. When nothing but their end is missing, the answer ends as it should. When the
+    caller hangs up, the charge stands.
 
     Args:
         held: let go of when the stream ends, is broken off, or is never sent.
@@ -108,16 +109,14 @@ class StreamedAnswer(Answer):
                 await send({"type": "http.response.body", "body": piece.sound, "more_body": True})
                 self._units_sent = piece.characters
         except Exception:
-            await self._take_back()
-            raise
+            if self._units_sent < self.charge.units:
+                await self._take_back()
+                raise
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _take_back(self) -> None:
         units = self.charge.units if self._is_voided_whole else self.charge.units - self._units_sent
-        if units > 0:
-            await self._ledger.void(self.charge, units)
-        else:
-            self._ledger.answered(self.charge.call_id)
+        await self._ledger.void(self.charge, units)
 
 
 async def _hung_up(receive: Receive) -> None:
