@@ -51,16 +51,17 @@ async def test_a_locked_tenant_stalls_no_other_and_is_charged_when_released(
     database_url: str, pool: Pool
 ) -> None:
     locked, *others = [await add_account(pool) for _ in range(5)]
-    async with open_ledger(database_url, lock_timeout_ms=100) as ledger:
+    lock_timeout_s = 1.0
+    async with open_ledger(database_url, lock_timeout_ms=int(1000 * lock_timeout_s)) as ledger:
         with psycopg.connect(database_url) as holder:
             lock_tenant(holder, locked)
             waiting = [asyncio.create_task(ledger.charge(charge(locked))) for _ in range(30)]
             began = time.monotonic()
             await asyncio.gather(*(ledger.charge(charge(other)) for other in others for _ in range(20)))
-            assert time.monotonic() - began < 1.0, "two lock timeouts and a few commits"
+            assert time.monotonic() - began < 3 * lock_timeout_s, "two lock timeouts and a few commits"
             waiting += [asyncio.create_task(ledger.charge(charge(locked))) for _ in range(30)]
             slowest = await _slowest(ledger, others, rounds=30)
-            assert slowest < 0.09, "once set aside, it costs the others nothing"
+            assert slowest < lock_timeout_s, "once set aside, it costs the others nothing"
             assert not any(task.done() for task in waiting)
         await asyncio.gather(*waiting)
         assert (await ledger.charge(charge(locked))).units_before == 60
