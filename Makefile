@@ -27,6 +27,7 @@ check: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/deploy
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench.ledger

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from gateway.demo_tenant import ensure_demo_tenant
+from gateway.listener import listening
 from gateway.parts import Part, Progress, wait_ready
 from gateway.worker import DRAIN_TIMEOUT_S
 from infra.errors import StartupError
@@ -34,7 +35,6 @@ _WATCH_EVERY_S = 0.2
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 60.0
-_BACKLOG = 2048
 
 
 class _StopRequested(BaseException):
@@ -51,7 +51,7 @@ def run_up(settings: Settings, report: Report) -> None:
         StartupError: a part cannot start; everything that had started is stopped again.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
-    with _only_one(settings.home), _listen(settings) as listener:
+    with _only_one(settings.home), listening(settings) as listener:
         stack = _Stack(settings, listener, report)
         signal.signal(signal.SIGINT, _request_stop)
         signal.signal(signal.SIGTERM, _request_stop)
@@ -245,25 +245,6 @@ def _only_one(home: Path) -> Generator[None, None, None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-@contextmanager
-def _listen(settings: Settings) -> Generator[socket.socket, None, None]:
-    """The one listening socket that all workers share; a restarted worker loses no connection."""
-    address = (settings.aiaas_host, settings.aiaas_port)
-    family = socket.AF_INET6 if ":" in settings.aiaas_host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise StartupError(
-                f"Cannot listen on {address[0]} port {address[1]}: {error.strerror}. "
-                "Choose another with --port, or end what uses it."
-            ) from None
-        listener.listen(_BACKLOG)
-        listener.set_inheritable(True)
-        yield listener
 
 
 def _url(listener: socket.socket) -> str:

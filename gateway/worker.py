@@ -1,6 +1,8 @@
-"""`python -m gateway.worker`: one gateway process, on a socket that its supervisor listens on.
+"""`python -m gateway.worker`: one gateway process.
 
-The supervisor hands over the socket's file descriptor, sets `DATABASE_URL`, and says where Ray is.
+Under `aiaas up` it serves on the supervisor's socket, whose file descriptor it is given, and is told where
+Ray is. In a container it stands alone: it listens on `AIAAS_HOST` and `AIAAS_PORT` by itself, joins the
+cluster that `RAY_ADDRESS` names, and ends when that is lost, to be started again. Both set `DATABASE_URL`.
 Progress goes to stdout as JSON lines, as `serving.host` does it: one when ready, or one that says why not.
 """
 
@@ -11,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 import uvicorn
@@ -19,9 +21,12 @@ import uvloop
 from litestar import Litestar
 
 from gateway.app import create_app
+from gateway.listener import listening
+from gateway.services import Services
 from infra.errors import DomainError, StartupError
 from infra.logs import set_up_logs
-from infra.settings import load_settings
+from infra.settings import Settings, load_settings
+from serving.errors import EngineUnavailableError
 
 DRAIN_TIMEOUT_S = 30
 _KEEP_ALIVE_S = 75
@@ -37,9 +42,12 @@ def main() -> int:
         set_up_logs(settings.log_level)
         if settings.database_url is None:
             raise StartupError("DATABASE_URL is not set: a worker is told where PostgreSQL is.")
-        app = create_app(settings, settings.database_url.reveal(), arguments.ray)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(app, socket.socket(fileno=arguments.fd)))
+        app = create_app(settings, settings.database_url.reveal(), _ray_address(arguments.ray, settings))
+        with (
+            _listener(arguments.fd, settings) as listener,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(_serve(app, listener, is_alone=arguments.fd is None))
     except (StartupError, DomainError) as error:
         _report({"part": "gateway", "state": "failed", "error": str(error)})
         return 1
@@ -72,7 +80,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def _serve(app: Litestar, listener: socket.socket) -> None:
+async def _serve(app: Litestar, listener: socket.socket, *, is_alone: bool) -> None:
     config = uvicorn.Config(
         app,
         lifespan="off",  # entered here, so that a failure is an exception and not a log entry
@@ -91,7 +99,17 @@ async def _serve(app: Litestar, listener: socket.socket) -> None:
     async with app.lifespan():
         _on_stop_signals(lambda: setattr(server, "should_exit", True))
         _report({"part": "gateway", "state": "ready", "pid": os.getpid()})
+        watch = asyncio.create_task(_stop_when_lost(app, server)) if is_alone else None
         await server.serve([listener])
+        is_lost = watch is not None and not watch.cancel()
+    if is_lost:
+        raise EngineUnavailableError("The raylet beside this gateway is gone, and the cluster with it.")
+
+
+async def _stop_when_lost(app: Litestar, server: uvicorn.Server) -> None:
+    services: Services = app.state["services"]
+    await services.serving.until_lost()
+    server.should_exit = True
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -102,9 +120,20 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gateway.worker")
-    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
-    parser.add_argument("--ray", required=True, help="the Ray cluster, as host:port")
+    parser.add_argument("--fd", type=int, help="the listening socket [default: one on AIAAS_HOST:AIAAS_PORT]")
+    parser.add_argument("--ray", help="the Ray cluster, as host:port [default: RAY_ADDRESS]")
     return parser
+
+
+def _listener(inherited: int | None, settings: Settings) -> AbstractContextManager[socket.socket]:
+    return listening(settings) if inherited is None else socket.socket(fileno=inherited)
+
+
+def _ray_address(given: str | None, settings: Settings) -> str:
+    address = given or settings.ray_address
+    if address is None:
+        raise StartupError("RAY_ADDRESS is not set: a worker is told where Ray is, as host:port.")
+    return address
 
 
 def _report(line: dict[str, object]) -> None:

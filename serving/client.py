@@ -11,7 +11,7 @@ import signal
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 
 from infra.errors import DomainError
@@ -38,6 +38,7 @@ from serving.errors import (
     UnsupportedLanguageError,
 )
 from serving.ray_environment import prepare_ray_environment
+from serving.raylet import connect_to_raylet
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
@@ -203,6 +204,12 @@ class ServingClient:
             product: all(running.get(name) == "RUNNING" for name in needed)
             for product, needed in _PRODUCTS.items()
         }
+
+    async def until_lost(self) -> None:
+        """Wait for as long as the raylet lives through which this process joined the cluster."""
+        with suppress(OSError), connect_to_raylet() as raylet:
+            raylet.setblocking(False)
+            await asyncio.get_running_loop().sock_recv(raylet, 1)
 
     def close(self) -> None:
         """Leave Ray. No call may follow."""

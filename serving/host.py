@@ -38,6 +38,7 @@ from serving.ray_environment import (
     ray_folder,
     session_folder,
 )
+from serving.raylet import connect_to_raylet
 
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _RAY_START_S = 60.0
@@ -69,6 +70,10 @@ class _PartError(Exception):
         self.part = part
 
 
+class _ClusterLostError(_PartError):
+    """A cluster that others own is gone, and all that was deployed there: nothing is left to take back."""
+
+
 def main() -> int:
     """Run until a signal comes. Returns the exit status."""
     report = _Report(os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1))
@@ -89,6 +94,9 @@ def main() -> int:
         _serve(settings, report)
     except _Stop:
         status = 0
+    except _ClusterLostError as error:
+        report.failed(error.part, str(error))
+        return status
     except _PartError as error:
         report.failed(error.part, str(error))
     except Exception as error:
@@ -173,9 +181,17 @@ def _serve(settings: Settings, report: _Report) -> NoReturn:
         _raise_on_signals()
     report.ready("ray", address=address)
     _deploy(settings, report, log)
-    while head is None or head.poll() is None:
+    if head is None:
+        _stay_while_joined()
+        raise _ClusterLostError("ray", f"Ray at {address} is gone, or the raylet of this machine is.")
+    while head.poll() is None:
         time.sleep(_WATCH_S)
     raise _PartError("ray", f"Ray's head ended with status {head.returncode}. See {log}.")
+
+
+def _stay_while_joined() -> None:
+    with suppress(OSError), connect_to_raylet() as raylet:
+        raylet.recv(1)
 
 
 def _check_reachable(address: str) -> None:

@@ -31,8 +31,6 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # Workers run at niceness 15 by default: engines would wait for everything else on the machine.
     "RAY_worker_niceness": "0",
-    # A driver ends itself this long after the head is gone.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_HEAD_ABSENCE_S),
     # Ray renames its processes, and would wipe their environment from the process table with it: that is
     # where the mark is by which `infra.processes` knows what a killed run left behind.
     "SPT_NOENV": "1",
@@ -43,6 +41,9 @@ _SETTINGS = {
 }
 
 _LOCAL_SETTINGS = {
+    # A driver ends itself this long after the head is gone: here the supervisor has it end before, its calls
+    # answered. On a cluster of others it is Ray's own minute, after which whoever watches starts it anew.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_HEAD_ABSENCE_S),
     "RAY_AUTH_MODE": "token",
     # Ray's switch for "one machine, loopback only", which macOS and Windows have by default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

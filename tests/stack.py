@@ -96,13 +96,14 @@ class Stack:
 
     def workers(self) -> list[psutil.Process]:
         """Its gateway workers, the oldest first."""
-        return self._processes_named("gateway.worker")
+        return self.processes_named("gateway.worker")
 
     def replicas(self) -> list[psutil.Process]:
         """The processes in which Ray Serve runs its engines."""
-        return self._processes_named("ray::ServeReplica")
+        return self.processes_named("ray::ServeReplica")
 
-    def _processes_named(self, word: str) -> list[psutil.Process]:
+    def processes_named(self, word: str) -> list[psutil.Process]:
+        """Those that have the word in one of their arguments, the oldest first."""
         found: list[psutil.Process] = []
         for process in left_behind(self.home):
             with contextlib.suppress(psutil.Error):

@@ -1,0 +1,1 @@
+"""The files of `infra/deploy/`, checked without containers and without a cluster, in `make check`."""
