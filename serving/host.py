@@ -267,7 +267,7 @@ def _deploy(settings: Settings, report: _Report, log: Path) -> None:
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    parts = applications(settings.ray_address is None, _cores())
+    parts = applications(settings, _cores())
     serve.run_many(
         [
             serve.RunTarget(application, name=part, route_prefix=None, logging_config=quiet)
