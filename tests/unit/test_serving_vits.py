@@ -126,7 +126,7 @@ async def test_the_replica_says_that_vits_answers(replica: Any) -> None:
     assert (await replica.describe.remote()).engine == "vits"
 
 
-@pytest.mark.parametrize("text", ["...", "12", " \n ", "!?\0", "您好。"])
+@pytest.mark.parametrize("text", ["...", "12", " \n ", "!?\0", "您好。", "' ''"])
 async def test_a_text_without_a_symbol_of_the_model_has_nothing_to_speak(replica: Any, text: str) -> None:
     with pytest.raises(NothingToSpeakError):
         await pieces_of(replica, text)
