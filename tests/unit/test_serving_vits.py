@@ -1,7 +1,9 @@
 """VITS by name or path: voices, speed, sentences, and what start-up says when a model cannot be used."""
 
 import io
+import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -175,6 +177,17 @@ class TestStartUpSaysWhatIsWrong:
         (cut / "vocab.json").unlink()
         with pytest.raises(StartupError, match="cannot be used as a VitsTokenizer: files are missing"):
             VitsSynthesiser(str(cut), threads=1)
+
+    @pytest.mark.parametrize(("option", "package"), [("phonemize", "phonemizer"), ("is_uroman", "uroman")])
+    def test_of_a_package_that_the_model_reads_text_through(
+        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, option: str, package: str
+    ) -> None:
+        other = Path(shutil.copytree(folder, tmp_path / "other"))
+        file = other / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {option: True}))
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+        with pytest.raises(StartupError, match=rf"reads text through the package {package}\."):
+            VitsSynthesiser(str(other), threads=1)
 
 
 def test_a_name_is_served_from_the_hubs_cache_without_a_network(
