@@ -35,6 +35,7 @@ Piece = TypeVar("Piece")
 _RECOGNISERS = 2
 _MEDIA_THREADS = 2
 _SPEECH_THREADS = 2
+_SMALL_GPU_SHARE = 0.25  # of an encoder, and of VITS: half of a GPU is left
 
 # Reservations, not limits: together less than one core, so that all of it is placed on the smallest machine.
 _SHARED: dict[str, Any] = {
@@ -249,21 +250,28 @@ def _prepare_replica(local: bool) -> None:
             replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
 
 
-def applications(settings: Settings, cores: int) -> dict[str, serve.Application]:
-    """Every application by name, in the order in which they are worth starting: the slowest first."""
-    local = settings.ray_address is None
-    torch_threads = min(cores, max(2, cores // 2))
-    vits_model = settings.tts_model if settings.tts_engine == "vits" else None
-    return {
-        "intent": IntentReplica.bind(local, _found(settings.intent_model), torch_threads),
-        "asr": AsrReplica.bind(local),
-        "tts": TtsReplica.bind(local, _found(vits_model), torch_threads),
-        "media": MediaReplica.bind(local),
-    }
-
-
 def _found(model: str | None) -> str | None:
     """A model's path made absolute where it is a folder here: replicas work in a folder of their own."""
     if model is None or not (folder := Path(model).expanduser()).is_dir():
         return model
     return str(folder.absolute())
+
+
+def _on_gpu(replica: Any, num_cpus: float) -> Any:
+    """The deployment with a share of a GPU: Ray shows a replica no GPU that it did not reserve."""
+    return replica.options(ray_actor_options={"num_cpus": num_cpus, "num_gpus": _SMALL_GPU_SHARE})
+
+
+def applications(settings: Settings, cores: int, has_gpu: bool) -> dict[str, serve.Application]:
+    """Every application by name, in the order in which they are worth starting: the slowest first."""
+    local = settings.ray_address is None
+    torch_threads = min(cores, max(2, cores // 2))
+    vits_model = settings.tts_model if settings.tts_engine == "vits" else None
+    intent: Any = _on_gpu(IntentReplica, 0.3) if has_gpu and settings.intent_model else IntentReplica
+    tts: Any = _on_gpu(TtsReplica, 0.2) if has_gpu and vits_model else TtsReplica
+    return {
+        "intent": intent.bind(local, _found(settings.intent_model), torch_threads),
+        "asr": AsrReplica.bind(local),
+        "tts": tts.bind(local, _found(vits_model), torch_threads),
+        "media": MediaReplica.bind(local),
+    }
