@@ -4,7 +4,7 @@ It is sent past the framework's response objects: what a caller has paid for is 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
 
 from litestar.types import Receive, Scope, Send
@@ -68,6 +68,7 @@ class StreamedAnswer(Answer):
     Args:
         held: let go of when the stream ends, is broken off, or is never sent.
         is_voided_whole: see above.
+        headers: what it carries beside those of every charged answer.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class StreamedAnswer(Answer):
         *,
         is_replayed: bool = False,
         is_voided_whole: bool = False,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(ledger, charge, b"", media_type, is_replayed)
         self._pieces = pieces
         self.held = held
         self._is_voided_whole = is_voided_whole
+        self._more_headers = headers
         self._units_sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +106,8 @@ class StreamedAnswer(Answer):
                 await self._pieces.aclose()
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+        headers = [*self._headers(), *self._more_headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for piece in self._pieces:
                 await send({"type": "http.response.body", "body": piece.sound, "more_body": True})

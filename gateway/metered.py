@@ -12,7 +12,7 @@ kept takes the work's place, and what was charged before is not charged again.
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
@@ -128,11 +128,17 @@ class Metered:
             return await self._run(work, answer)
 
     async def run_stream(
-        self, work: Work[AsyncGenerator[SpeechPiece, None]], media_type: str
+        self,
+        work: Work[AsyncGenerator[SpeechPiece, None]],
+        media_type: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> StreamedAnswer:
         """Serve a streamed answer: charged once its first bytes are there and before they are sent.
 
         The tenant's place among calls in hand is held until the stream ends or is dropped.
+
+        Args:
+            headers: what the answer carries beside those of every charged answer.
 
         Raises:
             DomainError: refused, or failed before the first byte; it was not charged, or will be taken back.
@@ -151,6 +157,7 @@ class Metered:
                 stack.pop_all(),
                 is_replayed=claimed.charged is not None,
                 is_voided_whole=work.repeatable is not None,
+                headers=headers,
             )
 
         with ExitStack() as stack:

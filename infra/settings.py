@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         asr_timeout_s: the longest a transcription may take, from decoded request to answer.
         tts_timeout_s: the longest a speech call may take to its first sound, and between sounds.
         intent_timeout_s: the longest an intent call may take.
+        intent_model: a transformers encoder, by its name on the Hugging Face Hub or its folder's path; None
+            is the bundled one. Paths are those of the machine where the engine runs.
+        tts_engine: what speaks, `espeak` or `vits`.
+        tts_model: the VITS model, by name or path as above; `vits` needs it, `espeak` makes no use of it.
         charge_timeout_s: how long a call in hand waits for its charge while PostgreSQL is away.
         requests_per_minute: a tenant's and a key's request rate.
         max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
@@ -63,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     asr_timeout_s: Seconds = 600.0
     tts_timeout_s: Seconds = 60.0
     intent_timeout_s: Seconds = 15.0
+    intent_model: str | None = None
+    tts_engine: Literal["espeak", "vits"] = "espeak"
+    tts_model: str | None = None
     charge_timeout_s: Seconds = 20.0
     requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
     max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -85,12 +92,19 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from an environment; an empty variable counts as unset.
 
     Raises:
-        StartupError: a variable's value cannot be used; the message names the variable.
+        StartupError: a variable's value cannot be used, or one that it needs is not set; the message names
+            the variable.
     """
     given = {name: environ.get(name.upper(), "") for name in Settings.__struct_fields__}
     values = {name: value for name, value in given.items() if value}
     try:
-        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise StartupError(f"{path.rstrip('`').upper()} is not usable: {reason}") from None
+    if settings.tts_engine == "vits" and settings.tts_model is None:
+        raise StartupError(
+            "TTS_MODEL is not set: TTS_ENGINE=vits needs the name or the path of a VITS model, such as "
+            "facebook/mms-tts-eng."
+        )
+    return settings

@@ -132,7 +132,7 @@ def _operation(route: Route, schemas: dict[type, Json]) -> Json:
 
 def _responses(endpoint: Endpoint, schemas: dict[type, Json]) -> Json:
     headers = _REQUEST_ID | (_RATE_HEADERS if endpoint.access == "key" else {})
-    success = headers | (_CHARGE_HEADERS if endpoint.charged else {})
+    success = headers | (_CHARGE_HEADERS if endpoint.charged else {}) | endpoint.answer_headers
     answers: Json = {
         "200": {
             "description": "Success.",

@@ -33,6 +33,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         answer: the body of a success by content type.
         access: `key` for a bearer key, `open` for anyone.
         charged: whether the answer carries the headers of a charge.
+        answer_headers: the headers that a success of this endpoint alone carries, and what they say.
         errors: statuses it may answer with.
         query: its query parameters.
         examples: language -> a command or program that works when pasted, with the demo key set.
@@ -44,6 +45,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     answer: Media
     access: Literal["key", "open"] = "key"
     charged: bool = False
+    answer_headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     errors: tuple[int, ...] = (400, 401, 404, 429, 503)
     query: tuple[QueryParameter, ...] = ()
     examples: dict[str, str] = msgspec.field(default_factory=dict[str, str])

@@ -177,7 +177,14 @@ class Recogniser(Protocol):
 
 
 class SentenceEncoder(Protocol):
-    """Sentences to vectors of length 1. Blocks."""
+    """Sentences to vectors of length 1. Blocks.
+
+    `identity` is another for every encoder that gives other vectors: what was fitted to an encoder's vectors
+    is of use with that encoder alone.
+    """
+
+    @property
+    def identity(self) -> str: ...
 
     def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """One row per text, in the order given."""

@@ -10,10 +10,12 @@ import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ray import serve
 
+from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.contract import (
     EngineInfo,
@@ -22,6 +24,7 @@ from serving.contract import (
     Segment,
     SpeechPiece,
     SpeechRequest,
+    Synthesiser,
     Window,
 )
 from serving.errors import NothingToSpeakError
@@ -32,6 +35,7 @@ Piece = TypeVar("Piece")
 _RECOGNISERS = 2
 _MEDIA_THREADS = 2
 _SPEECH_THREADS = 2
+_SMALL_GPU_SHARE = 0.25  # of an encoder, and of VITS: half of a GPU is left
 
 # Reservations, not limits: together less than one core, so that all of it is placed on the smallest machine.
 _SHARED: dict[str, Any] = {
@@ -129,19 +133,22 @@ class AsrReplica:
     **_SHARED,
 )
 class IntentReplica:
-    """Classifies texts; one thread, because torch spreads each batch over its own."""
+    """Classifies texts; one thread, because torch spreads each batch over its own.
 
-    def __init__(self, local: bool, torch_threads: int) -> None:
-        from serving.engines.minilm import MODEL, MiniLmEncoder
+    Args:
+        model: the encoder's name or path; None is the bundled one.
+    """
+
+    def __init__(self, local: bool, model: str | None, torch_threads: int) -> None:
+        from serving.engines.encoder import TransformersEncoder
         from serving.intents.classifier import LinearIntentClassifier
         from serving.intents.sets import ready_made_sets
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-intent", os.environ)
         self._threads = ThreadPoolExecutor(1, "classify")
-        encoder = MiniLmEncoder(torch_threads)
-        info = EngineInfo("intent", "minilm-linear", MODEL, encoder.version)
-        self._classifier = LinearIntentClassifier(encoder, info, ready_made_sets())
+        encoder = TransformersEncoder(model, torch_threads)
+        self._classifier = LinearIntentClassifier(encoder, encoder.info, ready_made_sets())
 
     async def classify(
         self,
@@ -170,15 +177,17 @@ class IntentReplica:
     **_SHARED,
 )
 class TtsReplica:
-    """Speaks, and encodes what it speaks."""
+    """Speaks, and encodes what it speaks.
 
-    def __init__(self, local: bool) -> None:
-        from serving.engines.espeak import EspeakSynthesiser
+    Args:
+        vits_model: the name or path of a VITS model; None speaks with eSpeak NG.
+    """
 
+    def __init__(self, local: bool, vits_model: str | None, torch_threads: int) -> None:
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-tts", os.environ)
         self._threads = ThreadPoolExecutor(_SPEECH_THREADS, "speak")
-        self._synthesiser = EspeakSynthesiser()
+        self._synthesiser = _synthesiser(vits_model, torch_threads)
 
     async def speak(self, request: SpeechRequest, carrier: Carrier) -> AsyncIterator[SpeechPiece]:
         """An encoded file in pieces, the first after the first sentence.
@@ -210,6 +219,16 @@ class TtsReplica:
         return self._synthesiser.info
 
 
+def _synthesiser(vits_model: str | None, torch_threads: int) -> Synthesiser:
+    if vits_model is not None:
+        from serving.engines.vits import VitsSynthesiser
+
+        return VitsSynthesiser(vits_model, torch_threads)
+    from serving.engines.espeak import EspeakSynthesiser
+
+    return EspeakSynthesiser()
+
+
 async def _in_thread(pieces: Iterator[Piece], threads: ThreadPoolExecutor) -> AsyncIterator[Piece]:
     """Step through a blocking iterator off the event loop."""
     loop = asyncio.get_running_loop()
@@ -231,11 +250,28 @@ def _prepare_replica(local: bool) -> None:
             replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
 
 
-def applications(local: bool, cores: int) -> dict[str, serve.Application]:
+def _found(model: str | None) -> str | None:
+    """A model's path made absolute where it is a folder here: replicas work in a folder of their own."""
+    if model is None or not (folder := Path(model).expanduser()).is_dir():
+        return model
+    return str(folder.absolute())
+
+
+def _on_gpu(replica: Any, num_cpus: float) -> Any:
+    """The deployment with a share of a GPU: Ray shows a replica no GPU that it did not reserve."""
+    return replica.options(ray_actor_options={"num_cpus": num_cpus, "num_gpus": _SMALL_GPU_SHARE})
+
+
+def applications(settings: Settings, cores: int, has_gpu: bool) -> dict[str, serve.Application]:
     """Every application by name, in the order in which they are worth starting: the slowest first."""
+    local = settings.ray_address is None
+    torch_threads = min(cores, max(2, cores // 2))
+    vits_model = settings.tts_model if settings.tts_engine == "vits" else None
+    intent: Any = _on_gpu(IntentReplica, 0.3) if has_gpu and settings.intent_model else IntentReplica
+    tts: Any = _on_gpu(TtsReplica, 0.2) if has_gpu and vits_model else TtsReplica
     return {
-        "intent": IntentReplica.bind(local, min(cores, max(2, cores // 2))),
+        "intent": intent.bind(local, _found(settings.intent_model), torch_threads),
         "asr": AsrReplica.bind(local),
-        "tts": TtsReplica.bind(local),
+        "tts": tts.bind(local, _found(vits_model), torch_threads),
         "media": MediaReplica.bind(local),
     }

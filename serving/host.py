@@ -276,6 +276,7 @@ def _await_head(settings: Settings, head: subprocess.Popen[bytes]) -> str:
 
 
 def _deploy(settings: Settings, report: _Report, log: Path) -> None:
+    import ray
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
@@ -283,7 +284,7 @@ def _deploy(settings: Settings, report: _Report, log: Path) -> None:
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    parts = applications(settings.ray_address is None, _cores())
+    parts = applications(settings, _cores(), ray.cluster_resources().get("GPU", 0) > 0)
     serve.run_many(
         [
             serve.RunTarget(application, name=part, route_prefix=None, logging_config=quiet)

@@ -19,6 +19,7 @@ from serving.contract import MEDIA_TYPES, EngineInfo, SpeechPiece, SpeechRequest
 
 _DECODER = msgspec.json.Decoder(SpeechBody)
 _MAX_BODY_BYTES = 256 * 1024
+_GENERATED = (b"x-aiaas-generated", b"ai")
 
 
 ENDPOINT = Endpoint(
@@ -27,6 +28,7 @@ ENDPOINT = Endpoint(
     request={"application/json": SpeechBody},
     answer=dict.fromkeys(MEDIA_TYPES.values(), BINARY),
     charged=True,
+    answer_headers={"x-aiaas-generated": "Always `ai`: the sound was made by a machine."},
     errors=CALL_ERRORS,
     examples={
         "curl": """curl $OPENAI_BASE_URL/audio/speech \\
@@ -53,7 +55,9 @@ speech.write_to_file("hello.wav")""",
 async def create_speech(request: AnyRequest) -> ASGIApp:
     """Turn text into speech.
 
-    The sound is streamed as it is spoken. Charged by the text's characters.
+    The sound is streamed as it is spoken. Charged by the text's characters. It is marked as made by a
+    machine, as rules on generated media ask: by the header `x-aiaas-generated`, and in the metadata of mp3,
+    opus, flac and wav, as the file's comment.
     """
     services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)
@@ -76,7 +80,7 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
         units_ahead=len(body.input),
         serve=serve,
     )
-    return await services.metered.run_stream(work, MEDIA_TYPES[body.response_format])
+    return await services.metered.run_stream(work, MEDIA_TYPES[body.response_format], [_GENERATED])
 
 
 def _check(services: Services, body: SpeechBody) -> EngineInfo:

@@ -19,11 +19,10 @@ from serving.intents.sets import IntentSet
 
 
 class LinearIntentClassifier:
-    """A linear head per set: over MiniLM's vectors in English, over characters in other languages.
+    """A linear head per set: over the encoder's vectors, or over characters (see `load_fitted`).
 
     Args:
-        encoder: encodes English.
-        sets: their heads are read here, at construction.
+        sets: their heads are read or fitted here, at construction.
 
     Raises:
         StartupError: a set's head is missing or stale.

@@ -1,5 +1,6 @@
 """A linear head: multinomial logistic regression on the features of a set's examples."""
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,15 +48,24 @@ def fit_head(vectors: NDArray[np.float32], labels: NDArray[np.int64], inverse_pe
     return LinearHead(weights.astype(np.float32), np.asarray(regression.intercept_, np.float32))
 
 
-def cross_validated_threshold(
-    vectors: NDArray[np.float32], labels: NDArray[np.int64], inverse_penalty: float
-) -> float:
-    """The default threshold for `out_of_scope`.
+class Validation(msgspec.Struct, frozen=True):
+    """What 5-fold cross-validation over a set's own examples says of a head.
 
-    By 5-fold cross-validation over a set's own examples: the probability that nine in ten of the
-    examples which are recognised rightly reach, when their fold was left out. Heads that know all examples
-    are surer, so in service fewer than one in ten of such sentences fall below it.
+    Attributes:
+        accuracy: the share of the examples that are recognised rightly when their fold was left out.
+        threshold: the default for `out_of_scope`: the probability that nine in ten of those reach. Heads
+            that know all examples are surer, so in service fewer than one in ten of such sentences fall
+            below it. 0 where none are.
     """
+
+    accuracy: float
+    threshold: float
+
+
+def cross_validate(
+    vectors: NDArray[np.float32], labels: NDArray[np.int64], inverse_penalty: float
+) -> Validation:
+    """Fit a head to each four of five folds, and ask it for the fifth."""
     fold = np.arange(len(labels)) % _FOLDS
     best = np.zeros(len(labels))
     right = np.zeros(len(labels), np.bool_)
@@ -64,4 +74,5 @@ def cross_validated_threshold(
         probabilities = fit_head(vectors[~test], labels[~test], inverse_penalty).probabilities(vectors[test])
         best[test] = probabilities.max(axis=1)
         right[test] = probabilities.argmax(axis=1) == labels[test]
-    return float(np.quantile(best[right], _REJECTED_SHARE))
+    threshold = float(np.quantile(best[right], _REJECTED_SHARE)) if right.any() else 0.0
+    return Validation(float(right.mean()), threshold)

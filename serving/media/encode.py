@@ -13,9 +13,18 @@ from serving.contract import SPEECH_RATE_HZ, SpeechFormat
 
 _UNKNOWN_SIZE = 0xFFFF_FFFF
 
+MARK = "AI-generated speech: made by a machine, not spoken by a person (AIaaS Gateway)"
+"""Says in a file's metadata what it is and where it comes from, for programs and people.
+
+The EU's AI Act (Regulation (EU) 2024/1689, article 50(2)) asks that generated sound be marked so that
+machines can tell; China's Measures for Labelling AI-Generated Synthetic Content (in force since 1 September
+2025, article 5) ask for a mark in the metadata with the provider's name. A registered provider's code, a
+content number, and a mark that can be heard are for whoever publishes the sound.
+"""
+
 # Muxer, encoder, bit rate, muxer options. No Xing header and no seek table: they want a second pass.
 _CODED = {
-    "mp3": ("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
+    "mp3": ("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "4"}),
     "opus": ("ogg", "libopus", 32_000, {"page_duration": "200000"}),
     "aac": ("adts", "aac", 64_000, {}),
     "flac": ("flac", "flac", None, {}),
@@ -39,25 +48,35 @@ def speech_encoder(response_format: SpeechFormat, sample_rate_hz: int) -> Speech
 
     `pcm` is bare s16le, as OpenAI's is. `wav` is streamed, so its header gives the sizes as unknown
     (0xFFFFFFFF), which readers take as "until the end".
+
+    `MARK` is the file's comment, ahead of all sound: an ID3 tag in `mp3`, a Vorbis comment in `opus` and
+    `flac`, an INFO chunk in `wav`. `aac` (ADTS) and `pcm` have no place for it.
     """
     if response_format == "pcm":
         return _Linear(sample_rate_hz, header=b"")
     if response_format == "wav":
-        return _Linear(sample_rate_hz, header=_streamed_wav_header())
+        return _Linear(sample_rate_hz, header=_streamed_wav_header(MARK))
     return _Coded(response_format, sample_rate_hz)
 
 
-def _streamed_wav_header() -> bytes:
+def _streamed_wav_header(comment: str) -> bytes:
+    """Up to the first sample, with the comment (ASCII) ahead of the sound: nothing can come after it."""
     layout = struct.pack("<HHIIHH", 1, 1, SPEECH_RATE_HZ, SPEECH_RATE_HZ * 2, 2, 16)
+    text = comment.encode("ascii") + b"\0"
     return (
         b"RIFF"
         + struct.pack("<I", _UNKNOWN_SIZE)
-        + b"WAVEfmt "
-        + struct.pack("<I", len(layout))
-        + layout
+        + b"WAVE"
+        + _chunk(b"fmt ", layout)
+        + _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", text))
         + b"data"
         + struct.pack("<I", _UNKNOWN_SIZE)
     )
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    """A RIFF chunk: its name, its length, its content, and a zero where that is odd."""
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
 class _Linear:
@@ -88,6 +107,7 @@ class _Coded:
         self._sample_rate_hz = sample_rate_hz
         self._sink = _Sink()
         self._container = av.open(self._sink, "w", format=muxer, container_options=options)
+        self._container.metadata["comment"] = MARK  # written where the format has a place for it
         self._stream = cast(
             AudioStream, self._container.add_stream(codec, rate=SPEECH_RATE_HZ, layout="mono")
         )

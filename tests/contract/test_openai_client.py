@@ -72,6 +72,16 @@ def test_streamed_speech_is_as_long_as_the_whole(stack: Stack) -> None:
     assert len(streamed) == len(whole.content)
 
 
+def test_speech_is_marked_as_made_by_a_machine(stack: Stack) -> None:
+    with stack.openai().audio.speech.with_streaming_response.create(
+        model="tts-1", voice="alloy", input=SENTENCE, response_format="mp3"
+    ) as response:
+        assert response.headers["x-aiaas-generated"] == "ai"
+        sound = b"".join(response.iter_bytes())
+    with av.open(io.BytesIO(sound)) as container:
+        assert container.metadata["comment"].startswith("AI-generated speech")
+
+
 def test_speed_shortens_speech(stack: Stack) -> None:
     client = stack.openai()
     slow = client.audio.speech.create(

@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from serving.contract import EngineInfo, primary_language
-from serving.engines.minilm import MODEL, MiniLmEncoder
+from serving.contract import primary_language
+from serving.engines.encoder import TransformersEncoder
 from serving.errors import UnknownIntentSetError
 from serving.intents.classifier import LinearIntentClassifier
-from serving.intents.fitted import fit, load_fitted
+from serving.intents.fitted import bundled_features, fit, load_fitted
 from serving.intents.sets import ready_made_sets
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "intent_sets"
@@ -41,14 +41,13 @@ class HeldOut(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def encoder() -> MiniLmEncoder:
-    return MiniLmEncoder(threads=2)
+def encoder() -> TransformersEncoder:
+    return TransformersEncoder(None, threads=2)
 
 
 @pytest.fixture(scope="module")
-def classifier(encoder: MiniLmEncoder) -> LinearIntentClassifier:
-    info = EngineInfo("intent", "minilm-linear", MODEL, encoder.version)
-    return LinearIntentClassifier(encoder, info, ready_made_sets())
+def classifier(encoder: TransformersEncoder) -> LinearIntentClassifier:
+    return LinearIntentClassifier(encoder, encoder.info, ready_made_sets())
 
 
 def held_out(name: str) -> HeldOut:
@@ -117,9 +116,10 @@ def test_texts_do_not_change_each_others_answers(classifier: LinearIntentClassif
     assert np.allclose([a.score for a in together], [a.score for a in alone], atol=1e-4)
 
 
-def test_heads_kept_with_the_sets_are_those_that_fitting_gives(encoder: MiniLmEncoder) -> None:
-    by_name = {known.name: known for known in ready_made_sets()}
-    kept, fresh = (make(by_name["banking-en"], encoder) for make in (load_fitted, fit))
+def test_heads_kept_with_the_sets_are_those_that_fitting_gives(encoder: TransformersEncoder) -> None:
+    banking = next(known for known in ready_made_sets() if known.name == "banking-en")
+    kept, fresh = load_fitted(banking, encoder), fit(banking, bundled_features(banking, encoder))
+    assert kept.accuracy == pytest.approx(fresh.accuracy, abs=0.01)
     assert kept.threshold == pytest.approx(fresh.threshold, abs=0.002)
     assert np.allclose(kept.head.weights, fresh.head.weights, atol=0.02)
 
@@ -132,7 +132,7 @@ def test_every_set_has_fourteen_intents_of_twenty_or_more_different_examples() -
         assert all(len(set(intent.examples)) == len(intent.examples) >= 20 for intent in known.intents)
 
 
-def test_a_sentence_has_the_same_vector_of_length_1_in_any_company(encoder: MiniLmEncoder) -> None:
+def test_a_sentence_has_the_same_vector_of_length_1_in_any_company(encoder: TransformersEncoder) -> None:
     texts = [sentence.text for sentence in held_out("retail-en").in_scope[:16]] + ["word " * 400, ""]
     together = encoder.encode(texts)
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import wave
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from serving.errors import (
     UndecodableAudioError,
 )
 from serving.media.decode import windows
-from serving.media.encode import speech_encoder
+from serving.media.encode import MARK, speech_encoder
 from serving.media.tempo import change_tempo
 
 ENGINE_RATE_HZ = 22_050
@@ -79,6 +80,29 @@ def test_what_is_encoded_decodes_to_the_same_length_and_pitch(response_format: S
 
 def test_pcm_is_bare_samples_at_24_khz() -> None:
     assert len(encoded(tone(1.5, ENGINE_RATE_HZ), "pcm")) == int(1.5 * SPEECH_RATE_HZ) * 2
+
+
+@pytest.mark.parametrize("response_format", ["mp3", "opus", "flac", "wav"])
+def test_a_file_says_that_a_machine_made_it(response_format: SpeechFormat) -> None:
+    sound = tone(2.5, ENGINE_RATE_HZ)
+    with av.open(io.BytesIO(encoded(sound, response_format))) as container:
+        stream = container.streams.audio[0]
+        assert (container.metadata | stream.metadata)["comment"] == MARK  # in ogg the stream has the comments
+        length_s = sum(frame.samples for frame in container.decode(stream)) / stream.rate
+    assert length_s == pytest.approx(2.5, abs=PADDING_MS[response_format] / 1000)
+
+
+@pytest.mark.parametrize("response_format", ["mp3", "opus", "flac", "wav"])
+def test_the_mark_goes_out_with_the_first_sound(response_format: SpeechFormat) -> None:
+    assert MARK.encode() in speech_encoder(response_format, ENGINE_RATE_HZ).feed(tone(1, ENGINE_RATE_HZ))
+
+
+def test_a_marked_wav_is_read_by_other_readers_to_the_sample() -> None:
+    file = encoded(tone(1.5, ENGINE_RATE_HZ), "wav")
+    bare = encoded(tone(1.5, ENGINE_RATE_HZ), "pcm")
+    with wave.open(io.BytesIO(file)) as opened:
+        assert (opened.getframerate(), opened.getnchannels(), opened.getsampwidth()) == (SPEECH_RATE_HZ, 1, 2)
+        assert opened.readframes(10 * SPEECH_RATE_HZ) == bare
 
 
 def test_every_format_comes_in_pieces() -> None:

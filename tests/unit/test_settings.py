@@ -32,6 +32,7 @@ def test_values_are_decoded_to_their_types() -> None:
         ("INTENT_TIMEOUT_S", "nan"),
         ("LOG_LEVEL", "LOUD"),
         ("ALERTS_EVERY_S", "0"),
+        ("TTS_ENGINE", "festival"),
         ("WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES", "perhaps"),
     ],
 )
@@ -52,3 +53,10 @@ def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
     assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
     assert settings.database_url is not None
     assert "hunter2" in settings.database_url.reveal()
+
+
+def test_vits_without_a_model_is_refused_by_the_variable_to_set() -> None:
+    with pytest.raises(StartupError, match="TTS_MODEL is not set: TTS_ENGINE=vits needs"):
+        load_settings({"TTS_ENGINE": "vits", "TTS_MODEL": ""})
+    settings = load_settings({"TTS_ENGINE": "vits", "TTS_MODEL": "facebook/mms-tts-eng"})
+    assert (settings.tts_engine, settings.tts_model) == ("vits", "facebook/mms-tts-eng")
