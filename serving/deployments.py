@@ -10,16 +10,21 @@ import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ray import serve
 
+from infra.settings import Settings
 from infra.telemetry import Telemetry
+from serving.batches import Batches
 from serving.contract import (
     EngineInfo,
     IntentAnswer,
     IntentSetInfo,
-    Segment,
+    Recognised,
+    RecognitionRequest,
+    Sound,
     SpeechPiece,
     SpeechRequest,
     Window,
@@ -30,6 +35,9 @@ Carrier = Mapping[str, str]
 Piece = TypeVar("Piece")
 
 _RECOGNISERS = 2
+_LARGEST_BATCH = 16  # windows of 30 s; Whisper's largest model needs some 8 GB for them
+_BATCH_WAIT_S = 0.02
+_GPU_SHARE = 0.5
 _MEDIA_THREADS = 2
 _SPEECH_THREADS = 2
 
@@ -78,7 +86,7 @@ class MediaReplica:
     **_SHARED,
 )
 class AsrReplica:
-    """Recognises windows, as many at a time as it has processes."""
+    """Recognises windows by pocketsphinx, as many at a time as it has processes."""
 
     def __init__(self, local: bool) -> None:
         from serving.engines.isolated import IsolatedRecogniser
@@ -92,8 +100,8 @@ class AsrReplica:
             self._idle.put_nowait(recogniser)
         self._recognisers[0].warm_up()
 
-    async def recognise(self, window: Window, language: str | None, carrier: Carrier) -> tuple[Segment, ...]:
-        """Segments of one window, with times from the file's beginning.
+    async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
+        """What is said in one window, with times from the window's beginning.
 
         When the caller goes away, the work is stopped in the middle.
         """
@@ -101,15 +109,15 @@ class AsrReplica:
             recogniser = await self._idle.get()
             loop = asyncio.get_running_loop()
             try:
-                segments = await loop.run_in_executor(
-                    self._threads, recogniser.recognise, window.pcm, language
+                (recognised,) = await loop.run_in_executor(
+                    self._threads, recogniser.recognise, [Sound(window.pcm, asked)]
                 )
             except asyncio.CancelledError:
                 recogniser.stop()
                 raise
             finally:
                 self._idle.put_nowait(recogniser)
-            return segments
+            return recognised
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""
@@ -119,6 +127,41 @@ class AsrReplica:
         """Start again what has ended. Raises OSError where that fails."""
         for recogniser in self._recognisers:
             recogniser.ensure_started()
+
+
+@serve.deployment(
+    name="asr",
+    max_ongoing_requests=2 * _LARGEST_BATCH,  # one batch in hand, the next one gathering
+    max_queued_requests=4 * _LARGEST_BATCH,
+    ray_actor_options={"num_cpus": 0.3},
+    **_SHARED,
+)
+class WhisperReplica:
+    """Recognises windows by Whisper, those of different requests in one batch."""
+
+    def __init__(self, local: bool, model: str, torch_threads: int, longest_batch_s: float) -> None:
+        from serving.engines.whisper import WhisperRecogniser
+
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-asr", os.environ)
+        self._recogniser = WhisperRecogniser(model, torch_threads)
+        self._recogniser.warm_up()
+        self._batches = Batches(self._recogniser.recognise, _LARGEST_BATCH, _BATCH_WAIT_S)
+        self._longest_batch_s = longest_batch_s
+
+    async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
+        """What is said in one window, with times from the window's beginning."""
+        with self._telemetry.span("serve.asr", carrier):
+            return await self._batches.submit(Sound(window.pcm, asked))
+
+    def describe(self) -> EngineInfo:
+        """Which engine answers."""
+        return self._recogniser.info
+
+    def check_health(self) -> None:
+        """Raises TimeoutError where a batch hangs; nobody waits for it any more."""
+        if self._batches.busy_s > self._longest_batch_s:
+            raise TimeoutError
 
 
 @serve.deployment(
@@ -231,11 +274,25 @@ def _prepare_replica(local: bool) -> None:
             replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
 
 
-def applications(local: bool, cores: int) -> dict[str, serve.Application]:
+def applications(settings: Settings, cores: int, has_gpu: bool) -> dict[str, serve.Application]:
     """Every application by name, in the order in which they are worth starting: the slowest first."""
+    local = settings.ray_address is None
+    torch_threads = min(cores, max(2, cores // 2))
     return {
-        "intent": IntentReplica.bind(local, min(cores, max(2, cores // 2))),
-        "asr": AsrReplica.bind(local),
+        "intent": IntentReplica.bind(local, torch_threads),
+        "asr": _recogniser(settings, torch_threads, has_gpu),
         "tts": TtsReplica.bind(local),
         "media": MediaReplica.bind(local),
     }
+
+
+def _recogniser(settings: Settings, torch_threads: int, has_gpu: bool) -> serve.Application:
+    local = settings.ray_address is None
+    if settings.asr_engine == "pocketsphinx":
+        return AsrReplica.bind(local)
+    replica = WhisperReplica
+    if has_gpu:  # Ray shows a replica no GPU that it did not reserve
+        replica = replica.options(ray_actor_options={"num_cpus": 0.3, "num_gpus": _GPU_SHARE})
+    file = Path(settings.asr_model).expanduser()
+    model = str(file.absolute()) if local and file.is_file() else settings.asr_model
+    return replica.bind(local, model, torch_threads, settings.asr_timeout_s)
