@@ -16,7 +16,7 @@ from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
-from gateway.routes import account, health, intents, reference, speech, transcriptions
+from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
 from gateway.services import Services
 from infra.database import open_pool
 from infra.settings import Settings
@@ -29,6 +29,7 @@ from tenants.last_used import LastUsed
 _POOL_SIZE = 8
 _ROUTES = [
     transcriptions.create_transcription,
+    translations.create_translation,
     speech.create_speech,
     intents.create_intent,
     account.get_models,

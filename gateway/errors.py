@@ -41,6 +41,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "no_audio_stream": (400, _REQUEST),
     "audio_too_long": (400, _REQUEST),
     "unsupported_language": (400, _REQUEST),
+    "unsupported_task": (400, _REQUEST),
     "unknown_voice": (400, _REQUEST),
     "text_too_long": (400, _REQUEST),
     "nothing_to_speak": (400, _REQUEST),

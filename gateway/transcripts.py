@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.languages import LANGUAGE_NAMES
 from openapi.wire import (
     DurationUsage,
     TranscriptionBody,
@@ -12,23 +13,20 @@ from openapi.wire import (
     TranscriptionWord,
     VerboseTranscriptionBody,
 )
-from serving.contract import Segment, Transcript
+from serving.contract import Segment, Task, Transcript
 
 TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 
-# OpenAI's verbose_json names languages in English. A language without a name here is given by its code.
-_LANGUAGE_NAMES = {"en": "english", "zh": "chinese"}
-
 
 def render(
-    transcript: Transcript, form: TranscriptFormat, granularities: frozenset[str]
+    transcript: Transcript, form: TranscriptFormat, granularities: frozenset[str], task: Task
 ) -> tuple[bytes, str]:
     """The body and its content type."""
     if form == "json":
         body = TranscriptionBody(transcript.text, _usage(transcript))
         return msgspec.json.encode(body), "application/json"
     if form == "verbose_json":
-        return msgspec.json.encode(_verbose(transcript, granularities)), "application/json"
+        return msgspec.json.encode(_verbose(transcript, granularities, task)), "application/json"
     text = {"text": _text, "srt": _srt, "vtt": _vtt}[form](transcript)
     return text.encode(), "text/vtt; charset=utf-8" if form == "vtt" else "text/plain; charset=utf-8"
 
@@ -37,11 +35,12 @@ def _usage(transcript: Transcript) -> DurationUsage:
     return DurationUsage(transcript.audio_ms / 1000)
 
 
-def _verbose(transcript: Transcript, granularities: frozenset[str]) -> VerboseTranscriptionBody:
+def _verbose(transcript: Transcript, granularities: frozenset[str], task: Task) -> VerboseTranscriptionBody:
+    language = transcript.language if task == "transcribe" else "en"
     words = [word for segment in transcript.segments for word in segment.words]
     return VerboseTranscriptionBody(
-        task="transcribe",
-        language=_LANGUAGE_NAMES.get(transcript.language, transcript.language),
+        task=task,
+        language=LANGUAGE_NAMES.get(language, language),
         duration=transcript.audio_ms / 1000,
         text=transcript.text,
         usage=_usage(transcript),

@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         aiaas_port: its port; 0 takes a free one.
         aiaas_workers: how many gateway processes share that port.
         log_level: DEBUG, INFO, WARNING or ERROR.
+        asr_engine: what recognises speech, `pocketsphinx` or `whisper`.
+        asr_model: Whisper's model: one of its names, or the path of a checkpoint where the engine runs.
         asr_timeout_s: the longest a transcription may take, from decoded request to answer.
         tts_timeout_s: the longest a speech call may take to its first sound, and between sounds.
         intent_timeout_s: the longest an intent call may take.
@@ -64,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     aiaas_port: Port = 8080
     aiaas_workers: Count = 1
     log_level: Annotated[str, msgspec.Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    asr_engine: Literal["pocketsphinx", "whisper"] = "pocketsphinx"
+    asr_model: str = "turbo"
     asr_timeout_s: Seconds = 600.0
     tts_timeout_s: Seconds = 60.0
     intent_timeout_s: Seconds = 15.0

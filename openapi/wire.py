@@ -129,9 +129,12 @@ class TranscriptionSegment(Struct, frozen=True):
 
 
 class VerboseTranscriptionBody(Struct, frozen=True, omit_defaults=False):
-    """A transcription as `verbose_json`; words and segments as `timestamp_granularities[]` asks."""
+    """A transcription as `verbose_json`; words and segments as `timestamp_granularities[]` asks.
 
-    task: Literal["transcribe"]
+    A translation names the language of its text, which is English, and has segments.
+    """
+
+    task: Literal["transcribe", "translate"]
     language: str
     duration: float
     text: str

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 
+from msgspec import structs
+
 from infra.errors import DomainError
 from infra.settings import Settings
 from infra.telemetry import Telemetry
@@ -23,11 +25,14 @@ from serving.contract import (
     IntentAnswer,
     IntentSetInfo,
     Product,
+    Recognised,
+    RecognitionRequest,
     Segment,
     SpeechPiece,
     SpeechRequest,
     Transcript,
     Window,
+    primary_language,
 )
 from serving.errors import (
     DeadlineExceededError,
@@ -36,7 +41,9 @@ from serving.errors import (
     UnknownIntentSetError,
     UnknownVoiceError,
     UnsupportedLanguageError,
+    UnsupportedTaskError,
 )
+from serving.joining import join
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
 
@@ -46,6 +53,7 @@ _CONNECT_S = 60.0
 _CHECK_S = 3.0
 _WINDOWS_IN_FLIGHT = 2
 _RETRY_S = 0.1
+_UNDETERMINED = "und"
 
 _logger = logging.getLogger("aiaas.serving")
 
@@ -99,45 +107,51 @@ class ServingClient:
     async def transcribe(
         self,
         upload: bytes,
+        asked: RecognitionRequest,
         *,
-        language: str | None,
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
     ) -> Transcript:
         """Transcribe a file of any known kind.
 
-        The file's windows come as a stream from the media deployment; at most 2 are recognised at a time.
+        The file's windows come as a stream from the media deployment; at most 2 are recognised at a time, and
+        one until the language is known: that which is found where speech begins holds for the whole file.
         `audio_ms` is the decoded length, exactly: see `serving.media.decode.windows`.
 
         Raises:
-            UnsupportedLanguageError: before anything is decoded.
+            UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
             MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
         """
-        if language is not None and not self.catalog.recognises(language):
-            known = ", ".join(self.catalog.engine("asr").languages)
-            raise UnsupportedLanguageError(f"The model does not know this language. It knows: {known}.")
+        asked = self._settled(asked)
         trace = self._carrier(carrier)
         segments: list[Segment] = []
         audio_ms = 0
-        in_flight: deque[asyncio.Task[tuple[Segment, ...]]] = deque()
+        in_flight: deque[asyncio.Task[Recognised]] = deque()
+
+        async def take() -> None:
+            nonlocal asked
+            heard = await in_flight.popleft()
+            segments.extend(heard.segments)
+            if asked.language is None:
+                asked = structs.replace(asked, language=heard.language)
+
         async with _deadline(timeout_s):
             windows = self._media.remote(upload, trace)
             try:
                 async for window in windows:
                     audio_ms = window.start_ms + window.duration_ms
-                    if len(in_flight) == _WINDOWS_IN_FLIGHT:
-                        segments += await in_flight.popleft()
-                    work = self._recognise(window, language, trace)
-                    in_flight.append(asyncio.create_task(work))
+                    if len(in_flight) == (1 if asked.language is None else _WINDOWS_IN_FLIGHT):
+                        await take()
+                    in_flight.append(asyncio.create_task(self._recognise(window, asked, trace)))
                 while in_flight:
-                    segments += await in_flight.popleft()
+                    await take()
             finally:
                 windows.cancel()
                 await _abandon(in_flight)
         engine = self.catalog.engine("asr")
         return Transcript(
-            text=" ".join(segment.text for segment in segments),
-            language=language or engine.languages[0],
+            text=join(segment.text for segment in segments),
+            language=primary_language(asked.language or _UNDETERMINED),
             audio_ms=audio_ms,
             segments=tuple(segments),
             engine=engine.engine,
@@ -219,18 +233,33 @@ class ServingClient:
         ray.shutdown()
 
     async def _recognise(
-        self, window: Window, language: str | None, carrier: Mapping[str, str]
-    ) -> tuple[Segment, ...]:
+        self, window: Window, asked: RecognitionRequest, carrier: Mapping[str, str]
+    ) -> Recognised:
         while True:
             try:
-                segments = await _answer(self._asr.remote(window, language, carrier))
+                heard: Recognised = await _answer(self._asr.remote(window, asked, carrier))
             except Exception as error:
                 if window.start_ms == 0 or not isinstance(_translated(error), OverloadedError):
                     raise
                 # A file that was begun is not refused half-way: it waits for room until its deadline.
                 await asyncio.sleep(_RETRY_S)
             else:
-                return tuple(_shifted(segment, window.start_ms) for segment in segments)
+                shifted = tuple(_shifted(segment, window.start_ms) for segment in heard.segments)
+                return Recognised(shifted, heard.language)
+
+    def _settled(self, asked: RecognitionRequest) -> RecognitionRequest:
+        """What is asked, checked; an engine of one language has none to find out."""
+        engine = self.catalog.engine("asr")
+        if asked.task == "translate" and not engine.translates:
+            raise UnsupportedTaskError
+        if asked.language is None:
+            return (
+                structs.replace(asked, language=engine.languages[0]) if len(engine.languages) == 1 else asked
+            )
+        if not self.catalog.recognises(asked.language):
+            known = ", ".join(engine.languages)
+            raise UnsupportedLanguageError(f"The model does not know this language. It knows: {known}.")
+        return asked
 
     def _carrier(self, carrier: Mapping[str, str] | None) -> Mapping[str, str]:
         return self._telemetry.carrier() if carrier is None else carrier
@@ -245,7 +274,7 @@ async def _answer(response: Any) -> Any:
         raise
 
 
-async def _abandon(tasks: deque[asyncio.Task[tuple[Segment, ...]]]) -> None:
+async def _abandon(tasks: deque[asyncio.Task[Recognised]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

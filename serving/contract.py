@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # a gateway worker and a replica without numbers load no nump
     from numpy.typing import NDArray
 
 Product = Literal["asr", "intent", "tts"]
+Task = Literal["transcribe", "translate"]
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 MEDIA_TYPES: dict[SpeechFormat, str] = {
@@ -31,7 +32,8 @@ SPEECH_RATE_HZ = 24_000
 class EngineInfo(msgspec.Struct, frozen=True):
     """Which engine answers for a product.
 
-    `languages` are ISO 639-1 codes; empty means that the voice or the intent set decides.
+    `languages` are codes of ISO 639; empty means that the voice or the intent set decides. `translates` says
+    that the recogniser turns speech into English text.
     """
 
     product: Product
@@ -40,6 +42,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     version: str
     languages: tuple[str, ...] = ()
     voices: tuple[str, ...] = ()
+    translates: bool = False
 
 
 class Word(msgspec.Struct, frozen=True):
@@ -65,8 +68,46 @@ class Window(msgspec.Struct, frozen=True):
     duration_ms: int
 
 
+class RecognitionRequest(msgspec.Struct, frozen=True):
+    """What is asked of a recogniser.
+
+    Attributes:
+        language: the language spoken, as a tag (RFC 5646); None has the engine find out.
+        task: `translate` asks for English text.
+        prompt: words that may come, such as names; an engine may make no use of it.
+        temperature: 0 to 1, how freely words are drawn; an engine may make no use of it.
+        wants_words: whether segments need words; an engine that has them anyway may give them unasked.
+    """
+
+    language: str | None = None
+    task: Task = "transcribe"
+    prompt: str = ""
+    temperature: float = 0.0
+    wants_words: bool = True
+
+
+class Sound(msgspec.Struct, frozen=True):
+    """A window's sound and what is asked of it: mono s16le at 16 kHz, 30 s at most."""
+
+    pcm: bytes
+    asked: RecognitionRequest
+
+
+class Recognised(msgspec.Struct, frozen=True):
+    """What was heard in one sound; times count from its beginning.
+
+    `language` is the spoken language's code, None where nothing was heard and none was asked for.
+    """
+
+    segments: tuple[Segment, ...]
+    language: str | None
+
+
 class Transcript(msgspec.Struct, frozen=True):
-    """What was said. `audio_ms` is the decoded length of the file: the unit that is charged."""
+    """What was said. `audio_ms` is the decoded length of the file: the unit that is charged.
+
+    `language` is a code of ISO 639: `und` where nothing was heard and no language was asked for.
+    """
 
     text: str
     language: str
@@ -162,16 +203,17 @@ def primary_language(tag: str) -> str:
 
 
 class Recogniser(Protocol):
-    """Speech to text, one window at a time. Blocks."""
+    """Speech to text, for sounds of different requests together. Blocks."""
 
     @property
     def info(self) -> EngineInfo: ...
 
-    def recognise(self, pcm: bytes, language: str | None) -> tuple[Segment, ...]:
-        """Transcribe mono s16le at 16 kHz; times count from the window's beginning.
+    def recognise(self, sounds: Sequence[Sound]) -> tuple[Recognised, ...]:
+        """One answer per sound, in the order given; what is answered does not depend on the others.
 
         Raises:
-            UnsupportedLanguageError: the engine does not know `language`.
+            UnsupportedLanguageError: the engine does not know the language of one of them.
+            UnsupportedTaskError: one of them asks for a translation, which the engine cannot make.
         """
         ...
 

@@ -3,11 +3,13 @@
 `serving.host` deploys the same applications by itself, on one machine or on a cluster that it joins.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 
+from infra.settings import load_settings
 from serving.deployments import applications
 
 
@@ -17,5 +19,7 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
     Args:
         arguments: `name`, one of `serving.deployments.applications`; `cores`, how many of its machine's
             cores a replica may count on (a container sees the cores of its host, whatever its limit is).
+            Which engines: the settings, as everywhere. What of a GPU they reserve, the file itself says.
     """
-    return applications(local=False, cores=int(arguments["cores"]))[arguments["name"]]
+    settings, cores = load_settings(os.environ), int(arguments["cores"])
+    return applications(settings, cores, local=False, has_gpu=False)[arguments["name"]]

@@ -17,11 +17,14 @@ from ray import serve
 
 from infra.settings import Settings
 from infra.telemetry import Telemetry
+from serving.batches import Batches
 from serving.contract import (
     EngineInfo,
     IntentAnswer,
     IntentSetInfo,
-    Segment,
+    Recognised,
+    RecognitionRequest,
+    Sound,
     SpeechPiece,
     SpeechRequest,
     Synthesiser,
@@ -33,6 +36,9 @@ Carrier = Mapping[str, str]
 Piece = TypeVar("Piece")
 
 _RECOGNISERS = 2
+_LARGEST_BATCH = 16  # windows of 30 s; Whisper's largest model needs some 8 GB for them
+_BATCH_WAIT_S = 0.02
+_GPU_SHARE = 0.5
 _MEDIA_THREADS = 2
 _SPEECH_THREADS = 2
 _SMALL_GPU_SHARE = 0.25  # of an encoder, and of VITS: half of a GPU is left
@@ -82,7 +88,7 @@ class MediaReplica:
     **_SHARED,
 )
 class AsrReplica:
-    """Recognises windows, as many at a time as it has processes."""
+    """Recognises windows by pocketsphinx, as many at a time as it has processes."""
 
     def __init__(self, local: bool) -> None:
         from serving.engines.isolated import IsolatedRecogniser
@@ -96,8 +102,8 @@ class AsrReplica:
             self._idle.put_nowait(recogniser)
         self._recognisers[0].warm_up()
 
-    async def recognise(self, window: Window, language: str | None, carrier: Carrier) -> tuple[Segment, ...]:
-        """Segments of one window, with times from the file's beginning.
+    async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
+        """What is said in one window, with times from the window's beginning.
 
         When the caller goes away, the work is stopped in the middle.
         """
@@ -105,15 +111,15 @@ class AsrReplica:
             recogniser = await self._idle.get()
             loop = asyncio.get_running_loop()
             try:
-                segments = await loop.run_in_executor(
-                    self._threads, recogniser.recognise, window.pcm, language
+                (recognised,) = await loop.run_in_executor(
+                    self._threads, recogniser.recognise, [Sound(window.pcm, asked)]
                 )
             except asyncio.CancelledError:
                 recogniser.stop()
                 raise
             finally:
                 self._idle.put_nowait(recogniser)
-            return segments
+            return recognised
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""
@@ -123,6 +129,41 @@ class AsrReplica:
         """Start again what has ended. Raises OSError where that fails."""
         for recogniser in self._recognisers:
             recogniser.ensure_started()
+
+
+@serve.deployment(
+    name="asr",
+    max_ongoing_requests=2 * _LARGEST_BATCH,  # one batch in hand, the next one gathering
+    max_queued_requests=4 * _LARGEST_BATCH,
+    ray_actor_options={"num_cpus": 0.3},
+    **_SHARED,
+)
+class WhisperReplica:
+    """Recognises windows by Whisper, those of different requests in one batch."""
+
+    def __init__(self, local: bool, model: str, torch_threads: int, longest_batch_s: float) -> None:
+        from serving.engines.whisper import WhisperRecogniser
+
+        _prepare_replica(local)
+        self._telemetry = Telemetry.from_environ("aiaas-asr", os.environ)
+        self._recogniser = WhisperRecogniser(model, torch_threads)
+        self._recogniser.warm_up()
+        self._batches = Batches(self._recogniser.recognise, _LARGEST_BATCH, _BATCH_WAIT_S)
+        self._longest_batch_s = longest_batch_s
+
+    async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
+        """What is said in one window, with times from the window's beginning."""
+        with self._telemetry.span("serve.asr", carrier):
+            return await self._batches.submit(Sound(window.pcm, asked))
+
+    def describe(self) -> EngineInfo:
+        """Which engine answers."""
+        return self._recogniser.info
+
+    def check_health(self) -> None:
+        """Raises TimeoutError where a batch hangs; nobody waits for it any more."""
+        if self._batches.busy_s > self._longest_batch_s:
+            raise TimeoutError
 
 
 @serve.deployment(
@@ -250,28 +291,42 @@ def _prepare_replica(local: bool) -> None:
             replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
 
 
-def _found(model: str | None) -> str | None:
-    """A model's path made absolute where it is a folder here: replicas work in a folder of their own."""
-    if model is None or not (folder := Path(model).expanduser()).is_dir():
-        return model
-    return str(folder.absolute())
+def applications(
+    settings: Settings, cores: int, *, local: bool, has_gpu: bool
+) -> dict[str, serve.Application]:
+    """Every application by name, in the order in which they are worth starting: the slowest first.
 
-
-def _on_gpu(replica: Any, num_cpus: float) -> Any:
-    """The deployment with a share of a GPU: Ray shows a replica no GPU that it did not reserve."""
-    return replica.options(ray_actor_options={"num_cpus": num_cpus, "num_gpus": _SMALL_GPU_SHARE})
-
-
-def applications(settings: Settings, cores: int, has_gpu: bool) -> dict[str, serve.Application]:
-    """Every application by name, in the order in which they are worth starting: the slowest first."""
-    local = settings.ray_address is None
+    Args:
+        cores: how many of its machine's cores a replica may count on.
+        local: whether they run on this machine alone.
+        has_gpu: whether Ray has a GPU of which replicas with a large model reserve a share.
+    """
     torch_threads = min(cores, max(2, cores // 2))
-    vits_model = settings.tts_model if settings.tts_engine == "vits" else None
-    intent: Any = _on_gpu(IntentReplica, 0.3) if has_gpu and settings.intent_model else IntentReplica
-    tts: Any = _on_gpu(TtsReplica, 0.2) if has_gpu and vits_model else TtsReplica
+
+    def large(replica: Any, num_cpus: float, gpu_share: float) -> Any:
+        """Ray shows a replica no GPU that it did not reserve."""
+        if not has_gpu:
+            return replica
+        return replica.options(ray_actor_options={"num_cpus": num_cpus, "num_gpus": gpu_share})
+
+    intent: Any = large(IntentReplica, 0.3, _SMALL_GPU_SHARE) if settings.intent_model else IntentReplica
+    asr, tts = AsrReplica.bind(local), TtsReplica.bind(local, None, torch_threads)
+    if settings.asr_engine == "whisper":
+        asr = large(WhisperReplica, 0.3, _GPU_SHARE).bind(
+            local, _found(settings.asr_model), torch_threads, settings.asr_timeout_s
+        )
+    if settings.tts_engine == "vits":
+        tts = large(TtsReplica, 0.2, _SMALL_GPU_SHARE).bind(local, _found(settings.tts_model), torch_threads)
     return {
         "intent": intent.bind(local, _found(settings.intent_model), torch_threads),
-        "asr": AsrReplica.bind(local),
-        "tts": tts.bind(local, _found(vits_model), torch_threads),
+        "asr": asr,
+        "tts": tts,
         "media": MediaReplica.bind(local),
     }
+
+
+def _found(model: str | None) -> str | None:
+    """A model's path made absolute where it is one here: replicas work in a folder of their own."""
+    if model is None or not (path := Path(model).expanduser()).exists():
+        return model
+    return str(path.absolute())

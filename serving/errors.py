@@ -7,6 +7,7 @@ DomainError
     NoAudioStreamError         no_audio_stream
     AudioTooLongError          audio_too_long
   UnsupportedLanguageError   unsupported_language
+  UnsupportedTaskError       unsupported_task
   UnknownVoiceError          unknown_voice
   UnknownIntentSetError      unknown_intent_set
   NothingToSpeakError        nothing_to_speak
@@ -75,6 +76,20 @@ class UnsupportedLanguageError(DomainError):
     code = "unsupported_language"
 
     def __init__(self, message: str, param: str | None = "language") -> None:
+        super().__init__(message, param)
+
+
+class UnsupportedTaskError(DomainError):
+    code = "unsupported_task"
+
+    def __init__(
+        self,
+        message: str = (
+            "The speech recogniser deployed here cannot translate. Send the file to "
+            "/v1/audio/transcriptions, which answers in the language spoken."
+        ),
+        param: str | None = "model",
+    ) -> None:
         super().__init__(message, param)
 
 

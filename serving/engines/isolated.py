@@ -5,28 +5,27 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import IO, cast
 
 import msgspec
 
-from serving.contract import EngineInfo, Segment
+from serving.contract import EngineInfo, Recognised, RecognitionRequest, Sound
 from serving.engines.pocketsphinx import INFO, PocketsphinxRecogniser
-from serving.errors import EngineUnavailableError, UnsupportedLanguageError
+from serving.errors import EngineUnavailableError, UnsupportedLanguageError, UnsupportedTaskError
 
 _LENGTH = struct.Struct("<I")
 _MODULE = "serving.engines.isolated"
 
 
-class _Request(msgspec.Struct, frozen=True):
-    pcm: bytes
-    language: str | None
+_REFUSALS = (UnsupportedLanguageError, UnsupportedTaskError)
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """`refusal` is the message of an UnsupportedLanguageError."""
+    """`refusal` is the code of one of `_REFUSALS` and its message."""
 
-    segments: tuple[Segment, ...] = ()
-    refusal: str | None = None
+    recognised: tuple[Recognised, ...] = ()
+    refusal: tuple[str, str] | None = None
 
 
 class IsolatedRecogniser:
@@ -45,19 +44,19 @@ class IsolatedRecogniser:
 
     def warm_up(self) -> None:
         """Return when the model is loaded."""
-        self.recognise(b"", None)
+        self.recognise([Sound(b"", RecognitionRequest())])
 
-    def recognise(self, pcm: bytes, language: str | None) -> tuple[Segment, ...]:
+    def recognise(self, sounds: Sequence[Sound]) -> tuple[Recognised, ...]:
         """See `Recogniser.recognise`.
 
         Raises:
-            UnsupportedLanguageError: the engine does not know `language`.
+            UnsupportedLanguageError, UnsupportedTaskError: as the engine does.
             EngineUnavailableError: the process ended while it worked.
         """
         child = self._living_child()
         to_child, from_child = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
         try:
-            _send(to_child, msgspec.msgpack.encode(_Request(pcm, language)))
+            _send(to_child, msgspec.msgpack.encode(sounds))
             message = _receive(from_child)
         except (OSError, ValueError):  # ValueError: the pipe was closed by `stop`
             message = None
@@ -66,8 +65,9 @@ class IsolatedRecogniser:
             raise EngineUnavailableError
         reply = msgspec.msgpack.decode(message, type=_Reply)
         if reply.refusal is not None:
-            raise UnsupportedLanguageError(reply.refusal)
-        return reply.segments
+            code, message = reply.refusal
+            raise next(refusal for refusal in _REFUSALS if refusal.code == code)(message)
+        return reply.recognised
 
     def ensure_started(self) -> None:
         """Start the process again if it has ended."""
@@ -112,11 +112,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a C library prints must not mix with replies
     recogniser = PocketsphinxRecogniser()
     while (message := _receive(sys.stdin.buffer)) is not None:
-        request = msgspec.msgpack.decode(message, type=_Request)
+        sounds = msgspec.msgpack.decode(message, type=list[Sound])
         try:
-            reply = _Reply(recogniser.recognise(request.pcm, request.language))
-        except UnsupportedLanguageError as error:
-            reply = _Reply(refusal=error.message)
+            reply = _Reply(recogniser.recognise(sounds))
+        except _REFUSALS as error:
+            reply = _Reply(refusal=(error.code, error.message))
         _send(replies, msgspec.msgpack.encode(reply))
 
 

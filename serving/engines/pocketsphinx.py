@@ -1,14 +1,22 @@
 """Speech to text by pocketsphinx, with the US English model that its wheel carries."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from serving.contract import RECOGNITION_RATE_HZ, EngineInfo, Segment, Word, primary_language
-from serving.errors import UnsupportedLanguageError
+from serving.contract import (
+    RECOGNITION_RATE_HZ,
+    EngineInfo,
+    Recognised,
+    Segment,
+    Sound,
+    Word,
+    primary_language,
+)
+from serving.errors import UnsupportedLanguageError, UnsupportedTaskError
 
 _MS_PER_FRAME = 10
 _PAUSE_MS = 500
@@ -51,14 +59,24 @@ class PocketsphinxRecogniser:
             maxhmmpf=3000,
         )
 
-    def recognise(self, pcm: bytes, language: str | None) -> tuple[Segment, ...]:
-        """Words between two pauses of half a second or more make a segment.
+    def recognise(self, sounds: Sequence[Sound]) -> tuple[Recognised, ...]:
+        """One sound after the other. Words between two pauses of half a second or more make a segment.
 
         Raises:
             UnsupportedLanguageError: any language but English.
+            UnsupportedTaskError: any translation.
         """
+        return tuple(self._recognise(sound) for sound in sounds)
+
+    def _recognise(self, sound: Sound) -> Recognised:
+        language = sound.asked.language
         if language is not None and primary_language(language) not in INFO.languages:
             raise UnsupportedLanguageError("This engine knows English only. Send language=en, or none.")
+        if sound.asked.task == "translate":
+            raise UnsupportedTaskError
+        return Recognised(self._segments(sound.pcm), INFO.languages[0])
+
+    def _segments(self, pcm: bytes) -> tuple[Segment, ...]:
         if len(pcm) < _SHORTEST_SAMPLES * _BYTES_PER_SAMPLE:
             return ()
         # The decoder starts from the noise and the states that it last heard: let that be the same silence.

@@ -88,6 +88,10 @@ def transcribe(http: httpx.Client, file: bytes | None, **fields: Any) -> httpx.R
         (b"x", {"language": "tlh"}, 400, "invalid_value", "language"),
         (b"x", {"response_format": "docx"}, 400, "invalid_value", "response_format"),
         (b"x", {"stream": "true"}, 400, "invalid_value", "stream"),
+        (b"x", {"temperature": "1.5"}, 400, "invalid_value", "temperature"),
+        (b"x", {"temperature": "warm"}, 400, "invalid_value", "temperature"),
+        (b"x", {"temperature": "nan"}, 400, "invalid_value", "temperature"),
+        (b"x", {"prompt": "x" * 2001}, 400, "invalid_value", "prompt"),
         (b"x", {"timestamp_granularities[]": "word"}, 400, "invalid_value", "timestamp_granularities"),
         (
             b"x",

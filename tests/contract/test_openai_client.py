@@ -132,6 +132,22 @@ def test_verbose_transcription_has_words_and_segments_in_order(stack: Stack) -> 
     assert times[-1] <= answer.duration + 0.01
 
 
+def test_a_translation_is_refused_in_words_where_the_engine_cannot_translate(stack: Stack) -> None:
+    sound = speak(stack, SENTENCE, "wav")
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.openai().audio.translations.create(model="whisper-1", file=("speech.wav", sound))
+    assert (refused.value.code, refused.value.param) == ("unsupported_task", "model")
+    assert "/v1/audio/transcriptions" in refused.value.message
+
+
+def test_a_prompt_and_a_temperature_are_taken(stack: Stack) -> None:
+    sound = speak(stack, SENTENCE, "wav")
+    answer = stack.openai().audio.transcriptions.create(
+        model="whisper-1", file=("speech.wav", sound), prompt="Amelie", temperature=0.2
+    )
+    assert {"please", "tomorrow", "morning"} <= set(answer.text.split())
+
+
 def test_models_are_listed_with_their_voices_and_intents(stack: Stack) -> None:
     listed = {model.id: model.to_dict() for model in stack.openai().models.list()}
     by_alias = {alias: model for model in listed.values() for alias in model["aliases"]}  # type: ignore[union-attr]

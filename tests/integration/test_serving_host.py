@@ -21,7 +21,7 @@ from infra.processes import HOME_MARK, end_left_behind, left_behind
 from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.client import ServingClient
-from serving.contract import SpeechFormat, SpeechRequest
+from serving.contract import RecognitionRequest, SpeechFormat, SpeechRequest
 from serving.errors import (
     DeadlineExceededError,
     EmptyAudioError,
@@ -154,7 +154,7 @@ async def test_the_catalog_says_what_can_be_asked_for(client: ServingClient) -> 
 @pytest.mark.parametrize("response_format", [known for known in get_args(SpeechFormat) if known != "pcm"])
 async def test_a_spoken_sentence_is_transcribed(client: ServingClient, response_format: SpeechFormat) -> None:
     file = await spoken(client, SENTENCE, response_format)
-    transcript = await client.transcribe(file, language="en", timeout_s=60)
+    transcript = await client.transcribe(file, RecognitionRequest(language="en"), timeout_s=60)
     assert transcript.text == "where is my money"
     assert transcript.audio_ms == sum(window.duration_ms for window in windows(file))
     assert [word.text for segment in transcript.segments for word in segment.words] == transcript.text.split()
@@ -162,7 +162,7 @@ async def test_a_spoken_sentence_is_transcribed(client: ServingClient, response_
 
 async def test_a_long_file_goes_in_windows_and_its_times_go_on(client: ServingClient) -> None:
     file = await spoken(client, "We are going to the market tomorrow. " * 24)
-    transcript = await client.transcribe(file, language=None, timeout_s=120)
+    transcript = await client.transcribe(file, RecognitionRequest(), timeout_s=120)
     assert transcript.audio_ms > 40_000
     assert transcript.text.count("market") >= 20
     starts = [word.start_ms for segment in transcript.segments for word in segment.words]
@@ -188,7 +188,7 @@ async def test_sentences_of_both_languages_are_classified_in_one_call(client: Se
 
 async def test_bad_input_is_named_for_what_it_is(client: ServingClient) -> None:
     async def transcribed(upload: bytes, language: str | None = None) -> Any:
-        return await client.transcribe(upload, language=language, timeout_s=30)
+        return await client.transcribe(upload, RecognitionRequest(language=language), timeout_s=30)
 
     async def said(text: str, voice: str) -> Any:
         return [piece async for piece in client.speak(SpeechRequest(text, voice), timeout_s=30)]
@@ -212,21 +212,26 @@ async def test_a_deadline_ends_the_wait(client: ServingClient) -> None:
     file = await spoken(client, "We are going to the market tomorrow. " * 20)
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError):
-        await client.transcribe(file, language="en", timeout_s=0.5)
+        await client.transcribe(file, RecognitionRequest(language="en"), timeout_s=0.5)
     assert time.monotonic() - begun < 2
 
 
 async def test_a_cancelled_call_makes_room_at_once(client: ServingClient) -> None:
     file = await spoken(client, "We are going to the market tomorrow. " * 40)
     short = await spoken(client, SENTENCE)
-    calls = [asyncio.create_task(client.transcribe(file, language="en", timeout_s=120)) for _ in range(4)]
+    calls = [
+        asyncio.create_task(client.transcribe(file, RecognitionRequest(language="en"), timeout_s=120))
+        for _ in range(4)
+    ]
     await asyncio.sleep(1)
     for call in calls:
         call.cancel()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
     begun = time.monotonic()
-    assert (await client.transcribe(short, language="en", timeout_s=60)).text == "where is my money"
+    assert (
+        await client.transcribe(short, RecognitionRequest(language="en"), timeout_s=60)
+    ).text == "where is my money"
     assert time.monotonic() - begun < 8
 
 

@@ -22,7 +22,8 @@ def all_errors(root: type[DomainError] = DomainError) -> Iterator[type[DomainErr
 def import_every_module() -> None:
     for room in ROOMS:
         for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
-            if module.name != "serving.deployments":  # imports Ray, which wants its environment prepared
+            # These import Ray, which wants its environment prepared.
+            if module.name not in ("serving.deployments", "serving.declared"):
                 importlib.import_module(module.name)
 
 

@@ -39,7 +39,7 @@ def replica(folder: Path) -> Any:
 
     from serving.deployments import applications
 
-    made = applications(Settings(intent_model=str(folder)), 2, has_gpu=False)["intent"]
+    made = applications(Settings(intent_model=str(folder)), 2, local=True, has_gpu=False)["intent"]
     return serve.run(made, name="intent", _local_testing_mode=True)
 
 

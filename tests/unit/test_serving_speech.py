@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from serving.contract import Segment, Window
+from serving.contract import Recogniser, RecognitionRequest, Segment, Sound, Window
 from serving.engines.espeak import EspeakSynthesiser
 from serving.engines.isolated import IsolatedRecogniser
 from serving.engines.pocketsphinx import PocketsphinxRecogniser
@@ -31,6 +31,11 @@ def spoken(synthesiser: EspeakSynthesiser, text: str, voice: str = "alloy", spee
 def window_of(synthesiser: EspeakSynthesiser, text: str, voice: str = "alloy") -> Window:
     encoder = speech_encoder("wav", synthesiser.sample_rate_hz)
     return next(windows(encoder.feed(spoken(synthesiser, text, voice)) + encoder.finish()))
+
+
+def recognised(recogniser: Recogniser, pcm: bytes, language: str | None) -> tuple[Segment, ...]:
+    (heard,) = recogniser.recognise([Sound(pcm, RecognitionRequest(language))])
+    return heard.segments
 
 
 def text_of(segments: tuple[Segment, ...]) -> str:
@@ -103,7 +108,7 @@ def test_what_is_spoken_is_recognised_word_by_word(
     synthesiser: EspeakSynthesiser, recogniser: PocketsphinxRecogniser, text: str, heard: str
 ) -> None:
     window = window_of(synthesiser, text)
-    segments = recogniser.recognise(window.pcm, "en-US")
+    segments = recognised(recogniser, window.pcm, "en-US")
     assert text_of(segments) == heard
     words = [word for segment in segments for word in segment.words]
     assert " ".join(word.text for word in words) == heard
@@ -116,15 +121,15 @@ def test_a_long_pause_parts_segments_and_no_mark_of_the_decoder_shows(
 ) -> None:
     pause = bytes(24_000 * 2)
     said = window_of(synthesiser, "We are going to the market tomorrow.").pcm
-    segments = recogniser.recognise(pause + said + pause + said + pause, None)
+    segments = recognised(recogniser, pause + said + pause + said + pause, None)
     assert len(segments) == 2
     assert segments[0].end_ms + 500 <= segments[1].start_ms
     assert re.fullmatch(r"[a-z' .-]+", text_of(segments))
 
 
 def test_silence_and_next_to_nothing_have_no_words(recogniser: PocketsphinxRecogniser) -> None:
-    assert recogniser.recognise(bytes(64_000), None) == ()
-    assert recogniser.recognise(b"", None) == ()
+    assert recognised(recogniser, bytes(64_000), None) == ()
+    assert recognised(recogniser, b"", None) == ()
 
 
 def test_what_was_heard_before_changes_nothing(
@@ -132,25 +137,25 @@ def test_what_was_heard_before_changes_nothing(
 ) -> None:
     window = window_of(synthesiser, "I would like to cancel my order.")
     loud = window_of(synthesiser, "How much money do I have in my account?", "verse")
-    first = recogniser.recognise(window.pcm, None)
-    recogniser.recognise(loud.pcm, None)
-    assert recogniser.recognise(window.pcm, None) == first
+    first = recognised(recogniser, window.pcm, None)
+    recognised(recogniser, loud.pcm, None)
+    assert recognised(recogniser, window.pcm, None) == first
 
 
 def test_other_languages_than_english_are_refused(recogniser: PocketsphinxRecogniser) -> None:
     with pytest.raises(UnsupportedLanguageError):
-        recogniser.recognise(bytes(64_000), "zh-TW")
+        recognised(recogniser, bytes(64_000), "zh-TW")
 
 
 def test_a_recogniser_that_dies_fails_its_call_and_the_next_one_works(synthesiser: EspeakSynthesiser) -> None:
     isolated = IsolatedRecogniser()
     window = window_of(synthesiser, "Where is my money?")
     try:
-        assert text_of(isolated.recognise(window.pcm, "en")) == "where is my money"
+        assert text_of(recognised(isolated, window.pcm, "en")) == "where is my money"
         with pytest.raises(UnsupportedLanguageError):
-            isolated.recognise(window.pcm, "fr")
+            recognised(isolated, window.pcm, "fr")
         isolated.stop()
-        assert text_of(isolated.recognise(window.pcm, None)) == "where is my money"
+        assert text_of(recognised(isolated, window.pcm, None)) == "where is my money"
     finally:
         isolated.stop()
 
@@ -165,7 +170,7 @@ def test_stopping_a_recogniser_ends_the_work_in_hand(synthesiser: EspeakSynthesi
     stopper.start()
     try:
         with pytest.raises(EngineUnavailableError):
-            isolated.recognise(long.pcm, None)
+            recognised(isolated, long.pcm, None)
     finally:
         stopper.join()
         isolated.stop()

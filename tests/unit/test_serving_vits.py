@@ -43,7 +43,9 @@ def replica(folder: Path) -> Any:
     from serving.deployments import applications
 
     settings = Settings(tts_engine="vits", tts_model=str(folder))
-    return serve.run(applications(settings, 2, has_gpu=False)["tts"], name="tts", _local_testing_mode=True)
+    return serve.run(
+        applications(settings, 2, local=True, has_gpu=False)["tts"], name="tts", _local_testing_mode=True
+    )
 
 
 async def pieces_of(replica: Any, text: str, response_format: SpeechFormat = "wav") -> list[SpeechPiece]:
