@@ -21,6 +21,7 @@ up: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
+	@for engine in tests/engines/test_*.py; do $(BIN)/python -m pytest $$engine || exit 1; done
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

@@ -41,8 +41,8 @@ def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator
 
 @pytest.fixture(scope="session")
 def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that knows the sentences of `tests.tiny_whisper`; trained once a session."""
-    from tests.tiny_whisper import train
+    """A checkpoint that knows the sentences of `tests.engines.tiny_whisper`; trained once a session."""
+    from tests.engines.tiny_whisper import train
 
     checkpoint = Path(tmp_path_factory.mktemp("whisper")) / "tiny-test.pt"
     train(checkpoint)

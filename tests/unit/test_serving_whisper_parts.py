@@ -20,7 +20,7 @@ from serving.engines.whisper_decoding import (
     temperatures,
 )
 from serving.joining import join
-from tests.tiny_whisper import RATE_HZ, silence, speech
+from tests.engines.tiny_whisper import RATE_HZ, silence, speech
 
 BEGIN = 1000  # the first timestamp token in these tests: one more is 20 ms later
 

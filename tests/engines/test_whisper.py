@@ -10,14 +10,21 @@ from msgspec import structs
 from whisper.decoding import DecodingOptions, DecodingTask
 
 from infra.errors import StartupError
-from serving.contract import Recogniser, RecognitionRequest, Segment, Sound, Window
+from serving.contract import Recogniser, RecognitionRequest, Segment, Sound
 from serving.engines.whisper import WhisperRecogniser
 from serving.engines.whisper_checkpoint import load_checkpoint
 from serving.errors import UnsupportedLanguageError
-from serving.joining import join
-from serving.media.decode import windows
 from serving.media.encode import speech_encoder
-from tests.tiny_whisper import CHINESE, CIRCLING, ENGLISH, PAIR_GAP_SAMPLES, PAIRS, RATE_HZ, silence, speech
+from tests.engines.tiny_whisper import (
+    CHINESE,
+    CIRCLING,
+    ENGLISH,
+    PAIR_GAP_SAMPLES,
+    PAIRS,
+    RATE_HZ,
+    silence,
+    speech,
+)
 
 ASKED = RecognitionRequest(wants_words=False)
 WITHIN_MS = 500
@@ -141,29 +148,6 @@ def test_two_sentences_of_one_text_have_their_own_times(recogniser: WhisperRecog
     assert heard.segments[0].end_ms == pytest.approx(length_ms(first), abs=WITHIN_MS)
     assert heard.segments[1].start_ms == pytest.approx(second_ms, abs=WITHIN_MS)
     assert heard.segments[1].end_ms <= length_ms(pcm)
-
-
-def test_long_audio_is_exactly_its_sentences_in_order_at_their_times(recogniser: WhisperRecogniser) -> None:
-    said = list(zip(ENGLISH, (0.4, 7, 9, 11, 5, 8, 13, 6, 10), strict=True))
-    pcm, expected = b"", []
-    for text, pause_s in said:
-        pcm += silence(pause_s)
-        spoken = speech(text)
-        expected.append(Segment(text, length_ms(pcm), length_ms(pcm + spoken)))
-        pcm += spoken
-    cut: list[Window] = list(windows(file_of(pcm + silence(2))))
-    assert len(cut) >= 3
-    heard = recogniser.recognise([Sound(window.pcm, ASKED) for window in cut])
-    segments = [
-        Segment(segment.text, segment.start_ms + window.start_ms, segment.end_ms + window.start_ms)
-        for window, of_window in zip(cut, heard, strict=True)
-        for segment in of_window.segments
-    ]
-    assert [segment.text for segment in segments] == [segment.text for segment in expected]
-    assert join(segment.text for segment in segments) == " ".join(ENGLISH)
-    for segment, wanted in zip(segments, expected, strict=True):
-        assert segment.start_ms == pytest.approx(wanted.start_ms, abs=WITHIN_MS)
-        assert segment.end_ms == pytest.approx(wanted.end_ms, abs=WITHIN_MS)
 
 
 def test_times_stay_inside_the_window(recogniser: WhisperRecogniser) -> None:

@@ -15,7 +15,7 @@ from serving.intents.classifier import LinearIntentClassifier
 from serving.intents.features import CharacterGrams, EncodedSentences
 from serving.intents.fitted import fit, load_fitted
 from serving.intents.sets import IntentSet, ready_made_sets
-from tests.tiny_models import ENCODER_DIMENSIONS, make_encoder, make_vits
+from tests.engines.tiny_models import ENCODER_DIMENSIONS, make_encoder, make_vits
 
 TEXTS = ["Where is my order?", "I want my money back.", "", "word " * 400, "Cancel it"]
 OF_FIRST_TOKEN = {"word_embedding_dimension": ENCODER_DIMENSIONS, "pooling_mode_cls_token": True}

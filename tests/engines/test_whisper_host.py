@@ -11,8 +11,8 @@ from infra.telemetry import Telemetry
 from serving.client import ServingClient
 from serving.contract import RecognitionRequest
 from serving.media.encode import speech_encoder
+from tests.engines.tiny_whisper import CHINESE, ENGLISH, RATE_HZ, silence, speech
 from tests.integration.test_serving_host import Host
-from tests.tiny_whisper import CHINESE, ENGLISH, RATE_HZ, silence, speech
 
 
 def file_of(pcm: bytes) -> bytes:

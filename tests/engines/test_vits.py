@@ -17,7 +17,7 @@ from infra.settings import Settings
 from serving.contract import SPEECH_RATE_HZ, SpeechFormat, SpeechPiece, SpeechRequest, Spoken
 from serving.engines.vits import VitsSynthesiser
 from serving.errors import NothingToSpeakError, UnknownVoiceError
-from tests.tiny_models import VITS_RATE_HZ, make_encoder, make_vits
+from tests.engines.tiny_models import VITS_RATE_HZ, make_encoder, make_vits
 
 SENTENCE = "Your order will be delivered on monday."
 TEXT = f"{SENTENCE} 12! Thank you for calling."
