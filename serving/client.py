@@ -8,17 +8,17 @@ import asyncio
 import logging
 import os
 import signal
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 from msgspec import structs
 
-from infra.errors import DomainError
 from infra.settings import Settings
 from infra.telemetry import Telemetry
+from serving.calls import answer, deadline, domain_errors, translated
 from serving.contract import (
     Catalog,
     EngineInfo,
@@ -35,7 +35,6 @@ from serving.contract import (
     primary_language,
 )
 from serving.errors import (
-    DeadlineExceededError,
     EngineUnavailableError,
     OverloadedError,
     UnknownIntentSetError,
@@ -46,16 +45,14 @@ from serving.errors import (
 from serving.joining import join
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
+from serving.transcription import hear
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
 _CONNECT_S = 60.0
 _CHECK_S = 3.0
-_WINDOWS_IN_FLIGHT = 2
 _RETRY_S = 0.1
 _UNDETERMINED = "und"
-
-_logger = logging.getLogger("aiaas.serving")
 
 
 class ServingClient:
@@ -92,12 +89,12 @@ class ServingClient:
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        with _handlers_kept(), _domain_errors():
+        with _handlers_kept(), domain_errors():
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise EngineUnavailableError(f"Ray at {address} cannot be joined.") from error
-        async with _deadline(_CONNECT_S):
+        async with deadline(_CONNECT_S):
             handles = {name: serve.get_app_handle(name) for name in _APPLICATIONS}
             described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
         facts = dict(zip(_APPLICATIONS, described, strict=True))
@@ -114,8 +111,7 @@ class ServingClient:
     ) -> Transcript:
         """Transcribe a file of any known kind.
 
-        The file's windows come as a stream from the media deployment; at most 2 are recognised at a time, and
-        one until the language is known: that which is found where speech begins holds for the whole file.
+        The file's windows come as a stream from the media deployment; see `serving.transcription.hear`.
         `audio_ms` is the decoded length, exactly: see `serving.media.decode.windows`.
 
         Raises:
@@ -125,33 +121,21 @@ class ServingClient:
         asked = self._settled(asked)
         trace = self._carrier(carrier)
         segments: list[Segment] = []
-        audio_ms = 0
-        in_flight: deque[asyncio.Task[Recognised]] = deque()
-
-        async def take() -> None:
-            nonlocal asked
-            heard = await in_flight.popleft()
-            segments.extend(heard.segments)
-            if asked.language is None:
-                asked = structs.replace(asked, language=heard.language)
-
-        async with _deadline(timeout_s):
+        audio_ms, language = 0, asked.language
+        async with deadline(timeout_s):
             windows = self._media.remote(upload, trace)
+            heard = hear(windows, asked, partial(self._recognise, trace))
             try:
-                async for window in windows:
-                    audio_ms = window.start_ms + window.duration_ms
-                    if len(in_flight) == (1 if asked.language is None else _WINDOWS_IN_FLIGHT):
-                        await take()
-                    in_flight.append(asyncio.create_task(self._recognise(window, asked, trace)))
-                while in_flight:
-                    await take()
+                async for window in heard:
+                    segments.extend(window.segments)
+                    audio_ms, language = window.end_ms, window.language
             finally:
                 windows.cancel()
-                await _abandon(in_flight)
+                await heard.aclose()
         engine = self.catalog.engine("asr")
         return Transcript(
             text=join(segment.text for segment in segments),
-            language=primary_language(asked.language or _UNDETERMINED),
+            language=primary_language(language or _UNDETERMINED),
             audio_ms=audio_ms,
             segments=tuple(segments),
             engine=engine.engine,
@@ -171,7 +155,7 @@ class ServingClient:
         pieces = self._tts.remote(request, self._carrier(carrier))
         try:
             while True:
-                async with _deadline(timeout_s):
+                async with deadline(timeout_s):
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
@@ -196,8 +180,8 @@ class ServingClient:
         """
         if self.catalog.intent_set(set_name) is None:
             raise UnknownIntentSetError
-        async with _deadline(timeout_s):
-            return await _answer(
+        async with deadline(timeout_s):
+            return await answer(
                 self._intent.remote(set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
             )
 
@@ -233,19 +217,16 @@ class ServingClient:
         ray.shutdown()
 
     async def _recognise(
-        self, window: Window, asked: RecognitionRequest, carrier: Mapping[str, str]
+        self, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest
     ) -> Recognised:
         while True:
             try:
-                heard: Recognised = await _answer(self._asr.remote(window, asked, carrier))
+                return await answer(self._asr.remote(window, asked, carrier))
             except Exception as error:
-                if window.start_ms == 0 or not isinstance(_translated(error), OverloadedError):
+                if window.start_ms == 0 or not isinstance(translated(error), OverloadedError):
                     raise
                 # A file that was begun is not refused half-way: it waits for room until its deadline.
                 await asyncio.sleep(_RETRY_S)
-            else:
-                shifted = tuple(_shifted(segment, window.start_ms) for segment in heard.segments)
-                return Recognised(shifted, heard.language)
 
     def _settled(self, asked: RecognitionRequest) -> RecognitionRequest:
         """What is asked, checked; an engine of one language has none to find out."""
@@ -263,28 +244,6 @@ class ServingClient:
 
     def _carrier(self, carrier: Mapping[str, str] | None) -> Mapping[str, str]:
         return self._telemetry.carrier() if carrier is None else carrier
-
-
-async def _answer(response: Any) -> Any:
-    """Await a response; whoever stops waiting for it stops the work."""
-    try:
-        return await response
-    except BaseException:
-        response.cancel()
-        raise
-
-
-async def _abandon(tasks: deque[asyncio.Task[Recognised]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _shifted(segment: Segment, offset_ms: int) -> Segment:
-    words = tuple(
-        type(word)(word.text, word.start_ms + offset_ms, word.end_ms + offset_ms) for word in segment.words
-    )
-    return Segment(segment.text, segment.start_ms + offset_ms, segment.end_ms + offset_ms, words)
 
 
 def _running_applications() -> dict[str, str]:
@@ -306,44 +265,3 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-@asynccontextmanager
-async def _deadline(timeout_s: float) -> AsyncIterator[None]:
-    """Bound the wait, and turn what comes out of Ray into errors of this room."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            with _domain_errors():
-                yield
-    except TimeoutError:
-        raise DeadlineExceededError from None
-
-
-@contextmanager
-def _domain_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _translated(error) from None
-
-
-def _translated(error: Exception) -> DomainError:
-    """What an exception means to the caller. Only its type is logged: its message may hold what was sent."""
-    from ray.exceptions import RayError, RayTaskError
-    from ray.serve.exceptions import BackPressureError, RayServeException
-
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, DomainError):
-        return cause
-    if isinstance(cause, BackPressureError):
-        return OverloadedError()
-    if isinstance(cause, TimeoutError):
-        return DeadlineExceededError()
-    _logger.error("a call to an engine failed: %s", type(cause).__name__)
-    if isinstance(cause, RayError | RayServeException | ConnectionError) and not isinstance(
-        cause, RayTaskError
-    ):
-        return EngineUnavailableError()
-    return DomainError(
-        "The engine failed on this request. Try again; if it stays so, report the request's id."
-    )
