@@ -33,6 +33,7 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench.ledger
 	@$(BIN)/python -m tests.bench.gateway
+	@$(BIN)/python -m tests.bench.audio
 
 faults: $(INSTALLED)
 	@$(BIN)/python -m tests.faults --rounds $(ROUNDS)

@@ -54,9 +54,9 @@ _SHARED: dict[str, Any] = {
 
 @serve.deployment(
     name="media",
-    # Each request holds an upload of up to 25 MB, in a queue as in hand.
-    max_ongoing_requests=8,
-    max_queued_requests=16,
+    # Each request holds an upload of up to 25 MB, in a queue as in hand, for as long as it is recognised.
+    max_ongoing_requests=64,
+    max_queued_requests=64,
     ray_actor_options={"num_cpus": 0.1},
     **_SHARED,
 )

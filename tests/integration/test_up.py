@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.billing_sessions import in_flight
 from tests.stack import AIAAS, Stack, wait_until
 
 
@@ -63,8 +64,10 @@ def test_a_run_stopped_or_killed_leaves_nothing_and_its_data_is_found_again(home
 
 
 def kill_a_worker(stack: Stack) -> None:
+    """Once it is on record that its calls were answered: those that are not are taken back."""
     pid = pid_of(stack, "gateway.worker")
     assert pid is not None
+    assert wait_until(lambda: in_flight(stack.cli("db-url")["url"]) == [], 10)
     psutil.Process(pid).kill()
 
 
