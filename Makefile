@@ -20,7 +20,7 @@ up: $(INSTALLED)
 	@exec $(BIN)/aiaas up
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 	@for engine in tests/engines/test_*.py; do $(BIN)/python -m pytest $$engine || exit 1; done
 
 check: $(INSTALLED)

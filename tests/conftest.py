@@ -1,4 +1,4 @@
-"""One embedded PostgreSQL a session; each test gets a clone of a migrated template of its own."""
+"""One embedded PostgreSQL a process; each test gets a clone of a migrated template of its own."""
 
 import asyncio
 import secrets
@@ -11,6 +11,13 @@ import pytest
 from infra.database import Pool, open_pool
 from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, a file stays in one process, and so does all that shares the one running stack."""
+    for item in items:
+        group = item.path.parent if item.path.parent.name == "contract" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,13 @@ import pytest
 
 from tests.collector import Collector
 from tests.contract.conftest import TenantOfTest
-from tests.receiver import Receiver
+from tests.receiver import Received, Receiver
 from tests.stack import Stack, wait_until
 
 CALL = {"model": "retail-en", "text": "where is my parcel?"}
+
+
+REACHED = "cap.threshold_reached"
 
 
 @pytest.fixture
@@ -26,14 +29,20 @@ def test_calls_that_fill_a_cap_are_told_of_by_a_signed_webhook_that_its_commands
     added = stack.cli("webhook", "add", "--tenant", tenant.tenant_id, receiver.url)
     with stack.http(tenant.key) as http:
         assert [http.post("/v1/intents", json=CALL).status_code for _ in range(4)] == [200] * 4
-    assert wait_until(lambda: bool(receiver.of_type("cap.threshold_reached")), 8)
-    (told,) = receiver.of_type("cap.threshold_reached")
+
+    # Slow calls may be told of at 50 % first.
+    def at_80() -> list[Received]:
+        reached = receiver.of_type(REACHED)
+        return [one for one in reached if one.message["data"]["threshold_percent"] == 80]
+
+    assert wait_until(lambda: bool(at_80()), 8)
+    (told,) = at_80()
     assert told.is_signed_with(added["secret"])
     data = told.message["data"]
     assert (data["tenant_id"], data["key_id"], data["measure"]) == (tenant.tenant_id, None, "intent.calls")
-    assert (data["threshold_percent"], data["at_most"]) == (80, 5)
-    (listed,) = stack.cli("alert", "list", "--tenant", tenant.tenant_id)["alerts"]
-    assert (listed["type"], listed["data"]) == ("cap.threshold_reached", data)
+    assert data["at_most"] == 5
+    listed = stack.cli("alert", "list", "--tenant", tenant.tenant_id)["alerts"]
+    assert (REACHED, data) in [(one["type"], one["data"]) for one in listed]
     assert wait_until(lambda: "aiaas.webhook.deliveries" in collector.metric_names(), 5)
 
     rotated = stack.cli("webhook", "rotate", added["webhook_id"])
