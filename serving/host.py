@@ -293,7 +293,7 @@ def _deploy(settings: Settings, report: _Report, log: Path) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from serving.deployments import applications
+    from serving.applications import applications
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(proxy_location="Disabled", logging_config=quiet)
