@@ -71,9 +71,8 @@ def _as_they_come_up(waiting: set[str], timeout_s: float, report: Report) -> Ite
                 raise PartError(part, last_line(message))
         if time.monotonic() - began > timeout_s:
             note = _note(applications, late := min(waiting))
-            raise PartError(
-                late, f"not up within SERVING_START_TIMEOUT_S={timeout_s:.0f}. {note}".rstrip(". ")
-            )
+            limit = f"not up within {timeout_s:.0f} s (SERVING_START_TIMEOUT_S)"
+            raise PartError(late, f"{limit}: {note}" if note else limit)
         if time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
             for part in sorted(waiting):
