@@ -26,7 +26,7 @@ from infra.settings import Settings
 Report = Callable[[Progress], None]
 
 _SERVING_PARTS = {"ray", "media", "asr", "intent", "tts"}
-_SERVING_TIMEOUT_S = 120.0
+_SERVING_SILENCE_S = 120.0  # it tells of its progress, and keeps its time itself
 _WORKER_TIMEOUT_S = 60.0
 _BILLING_TIMEOUT_S = 60.0
 _BILLING_STOP_S = 15.0
@@ -188,10 +188,10 @@ class _Stack:
     def _wait_for_serving(self) -> None:
         assert self._serving is not None
         missing = set(_SERVING_PARTS)
-        deadline = time.monotonic() + _SERVING_TIMEOUT_S
         while missing:
-            line = self._serving.next_progress(max(0.1, deadline - time.monotonic()))
+            line = self._serving.next_progress(_SERVING_SILENCE_S)
             if line.get("state") != "ready":
+                self._say(str(line["part"]), str(line["state"]), note=str(line.get("note", "")))
                 continue
             missing.discard(str(line["part"]))
             self._ray_address = line.get("address", self._ray_address)

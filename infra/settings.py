@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from infra.errors import StartupError
+from infra.scale import Scale, words_of
 
 
 class Secret:
@@ -29,6 +30,9 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
+_SCALES = {"media_scale", "asr_scale", "intent_scale", "tts_scale"}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the environment decides. A field's variable is its name in capitals.
 
@@ -49,6 +53,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             is the bundled one. Paths are those of the machine where the engine runs.
         tts_engine: what speaks, `espeak` or `vits`.
         tts_model: the VITS model, by name or path as above; `vits` needs it, `espeak` makes no use of it.
+        media_scale, asr_scale, intent_scale, tts_scale: replicas of each deployment, and what they reserve:
+            `min_replicas=1 max_replicas=4 in_flight=2 cpus=0.5 gpu=0.5`, any part of it; see `Scale`.
+        asr_max_batch: the most windows that Whisper decodes at once; fewer where a GPU has no room for them.
+        serving_start_timeout_s: the longest the engines may take to start, downloads included.
         charge_timeout_s: how long a call in hand waits for its charge while PostgreSQL is away.
         requests_per_minute: a tenant's and a key's request rate.
         max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
@@ -74,6 +82,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     intent_model: str | None = None
     tts_engine: Literal["espeak", "vits"] = "espeak"
     tts_model: str | None = None
+    media_scale: Scale = Scale()
+    asr_scale: Scale = Scale()
+    intent_scale: Scale = Scale()
+    tts_scale: Scale = Scale()
+    asr_max_batch: Count = 16
+    serving_start_timeout_s: Seconds = 1800.0
     charge_timeout_s: Seconds = 20.0
     requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
     max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -100,7 +114,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             the variable.
     """
     given = {name: environ.get(name.upper(), "") for name in Settings.__struct_fields__}
-    values = {name: value for name, value in given.items() if value}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value}
+    values |= {name: words_of(values[name], name.upper()) for name in _SCALES & values.keys()}
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:

@@ -1,43 +1,43 @@
 """Work that comes piece by piece, done in batches."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+from serving.watched import WatchedThreads
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
 class Batches(Generic[Item, Answer]):
-    """Gathers what waits into batches for a function that blocks, which has a thread to itself.
+    """Gathers what waits into batches for a function that blocks.
 
     While a batch is in hand, what comes waits and makes up the next one. A batch that fails is done again
-    piece by piece, so that one bad piece fails alone. Use it on one event loop; who submits bounds the queue.
+    piece by piece, so that one bad piece fails alone; one that hangs is not. Use it on one event loop; who
+    submits bounds the queue.
 
     Args:
         work: one answer per item, in the order given.
+        threads: where it runs, one batch at a time.
         largest: the most items in a batch.
         wait_s: how long the first item waits for company.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Item]], Sequence[Answer]], largest: int, wait_s: float
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Answer]],
+        threads: WatchedThreads,
+        largest: int,
+        wait_s: float,
     ) -> None:
         self._work = work
+        self._threads = threads
         self._largest = largest
         self._wait_s = wait_s
-        self._thread = ThreadPoolExecutor(1, "batch")
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._pump: asyncio.Task[None] | None = None
-        self._began: float | None = None
-
-    @property
-    def busy_s(self) -> float:
-        """How long the work in hand has taken; 0 when there is none."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
 
     async def submit(self, item: Item) -> Answer:
         """The answer to one item. Who is cancelled before its batch begins costs nothing.
@@ -69,9 +69,8 @@ class Batches(Generic[Item, Answer]):
         items = [item for item, _ in batch]
         if not items:
             return
-        self._began = time.monotonic()
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            answers = await self._threads.run(self._work, items)
             answered = list(zip(batch, answers, strict=True))
         except Exception as error:
             await self._fail(batch, error)
@@ -79,12 +78,12 @@ class Batches(Generic[Item, Answer]):
             for (_, answer), value in answered:
                 if not answer.done():
                     answer.set_result(value)
-        finally:
-            self._began = None
 
     async def _fail(self, batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
-        if len(batch) > 1:
+        if len(batch) > 1 and not isinstance(error, TimeoutError):
             for single in batch:
                 await self._do([single])
-        elif not batch[0][1].done():
-            batch[0][1].set_exception(error)
+            return
+        for _, answer in batch:
+            if not answer.done():
+                answer.set_exception(error)

@@ -18,7 +18,7 @@ from msgspec import structs
 
 from infra.settings import Settings
 from infra.telemetry import Telemetry
-from serving.calls import answer, deadline, domain_errors, translated
+from serving.calls import Calls, deadline, domain_errors, translated
 from serving.contract import (
     Catalog,
     EngineInfo,
@@ -64,7 +64,7 @@ class ServingClient:
     Raises, in every call:
         DeadlineExceededError: `timeout_s` passed.
         OverloadedError: the queue is full; at once, with the time after which to try again.
-        EngineUnavailableError: a replica died or cannot be reached.
+        EngineUnavailableError: a replica died, and so did the next, or none came; see `serving.calls`.
     """
 
     def __init__(self, handles: Mapping[str, Any], catalog: Catalog, telemetry: Telemetry) -> None:
@@ -122,9 +122,10 @@ class ServingClient:
         trace = self._carrier(carrier)
         segments: list[Segment] = []
         audio_ms, language = 0, asked.language
-        async with deadline(timeout_s):
-            windows = self._media.remote(upload, trace)
-            heard = hear(windows, asked, partial(self._recognise, trace))
+        calls = Calls()
+        async with calls.within(timeout_s):
+            windows = calls.stream(self._media, upload, trace, resumes=True)
+            heard = hear(windows, asked, partial(self._recognise, calls, trace))
             try:
                 async for window in heard:
                     segments.extend(window.segments)
@@ -152,10 +153,11 @@ class ServingClient:
         """
         if not self.catalog.has_voice(request.voice):
             raise UnknownVoiceError
-        pieces = self._tts.remote(request, self._carrier(carrier))
+        calls = Calls()
+        pieces = calls.stream(self._tts, request, self._carrier(carrier), resumes=False)
         try:
             while True:
-                async with deadline(timeout_s):
+                async with calls.within(timeout_s):
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
@@ -180,9 +182,10 @@ class ServingClient:
         """
         if self.catalog.intent_set(set_name) is None:
             raise UnknownIntentSetError
-        async with deadline(timeout_s):
-            return await answer(
-                self._intent.remote(set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
+        calls = Calls()
+        async with calls.within(timeout_s):
+            return await calls.answer(
+                self._intent, set_name, tuple(texts), top_k, threshold, self._carrier(carrier)
             )
 
     async def check(self) -> dict[Product, bool]:
@@ -217,11 +220,11 @@ class ServingClient:
         ray.shutdown()
 
     async def _recognise(
-        self, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest
+        self, calls: Calls, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest
     ) -> Recognised:
         while True:
             try:
-                return await answer(self._asr.remote(window, asked, carrier))
+                return await calls.answer(self._asr, window, asked, carrier)
             except Exception as error:
                 if window.start_ms == 0 or not isinstance(translated(error), OverloadedError):
                     raise

@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 
 from infra.settings import load_settings
-from serving.deployments import applications
+from serving.applications import applications
 
 
 def application(arguments: Mapping[str, Any]) -> serve.Application:
@@ -18,8 +18,13 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
 
     Args:
         arguments: `name`, one of `serving.deployments.applications`; `cores`, how many of its machine's
-            cores a replica may count on (a container sees the cores of its host, whatever its limit is).
-            Which engines: the settings, as everywhere. What of a GPU they reserve, the file itself says.
+            cores a replica may count on (a container sees the cores of its host, whatever its limit is);
+            `settings`, variables that the file sets beside those of the environment, such as `ASR_SCALE`.
+            A part of a GPU is reserved where a scale says so: a cluster that grows may have none yet.
+
+    Raises:
+        StartupError: a setting cannot be used.
     """
-    settings, cores = load_settings(os.environ), int(arguments["cores"])
+    settings = load_settings({**os.environ, **arguments.get("settings", {})})
+    cores = int(arguments["cores"])
     return applications(settings, cores, local=False, has_gpu=False)[arguments["name"]]

@@ -1,24 +1,28 @@
 """The Ray Serve deployments: `media`, `asr`, `intent` and `tts`, each an application of its own.
 
 A replica's event loop does no work: engines run in its threads (pocketsphinx, which would hold the
-interpreter, in processes), so health checks and refusals are answered while they do. Queues are bounded by
-`max_queued_requests` for each gateway worker; what does not fit is refused at once.
+interpreter, in processes), so health checks and refusals are answered while they do. It is ready when its
+engine worked once, and healthy as long as that answers; see `serving.watched`.
+
+Queues are bounded: `max_ongoing_requests` per replica are in hand, and each gateway worker holds up to
+`max_queued_requests` back; what is more is refused at once. So N workers and R replicas have at most
+R * max_ongoing_requests + N * max_queued_requests calls between them.
 """
 
 import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
 
-from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.batches import Batches
 from serving.contract import (
+    RECOGNITION_RATE_HZ,
+    SPEECH_RATE_HZ,
     EngineInfo,
     IntentAnswer,
     IntentSetInfo,
@@ -31,23 +35,21 @@ from serving.contract import (
     Window,
 )
 from serving.errors import NothingToSpeakError
+from serving.watched import WatchedThreads
 
 Carrier = Mapping[str, str]
 Piece = TypeVar("Piece")
 
 _RECOGNISERS = 2
-_LARGEST_BATCH = 16  # windows of 30 s; Whisper's largest model needs some 8 GB for them
 _BATCH_WAIT_S = 0.02
-_GPU_SHARE = 0.5
 _MEDIA_THREADS = 2
 _SPEECH_THREADS = 2
-_SMALL_GPU_SHARE = 0.25  # of an encoder, and of VITS: half of a GPU is left
+_PROOF = "Hello."
+_QUIET = bytes(RECOGNITION_RATE_HZ)  # half a second
 
-# Reservations, not limits: together less than one core, so that all of it is placed on the smallest machine.
 _SHARED: dict[str, Any] = {
     "health_check_period_s": 5,
     "health_check_timeout_s": 30,
-    "graceful_shutdown_timeout_s": 2,
     "graceful_shutdown_wait_loop_s": 0.2,
 }
 
@@ -55,18 +57,22 @@ _SHARED: dict[str, Any] = {
 @serve.deployment(
     name="media",
     # Each request holds an upload of up to 25 MB, in a queue as in hand, for as long as it is recognised.
-    max_ongoing_requests=64,
+    max_ongoing_requests=16,
     max_queued_requests=64,
-    ray_actor_options={"num_cpus": 0.1},
     **_SHARED,
 )
 class MediaReplica:
     """Decodes uploads; a crafted file may break this process, and nothing else."""
 
-    def __init__(self, local: bool) -> None:
+    def __init__(self, local: bool, longest_s: float) -> None:
+        from serving.media.encode import speech_encoder
+
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-media", os.environ)
-        self._threads = ThreadPoolExecutor(_MEDIA_THREADS, "decode")
+        self._threads = WatchedThreads(_MEDIA_THREADS, "decode", longest_s)
+        encoder = speech_encoder("wav", SPEECH_RATE_HZ)
+        self._sample = encoder.feed(bytes(SPEECH_RATE_HZ)) + encoder.finish()
+        self._threads.warm_up(self._decode_sample)
 
     async def windows(self, upload: bytes, carrier: Carrier) -> AsyncIterator[Window]:
         """See `serving.media.decode.windows`."""
@@ -79,28 +85,37 @@ class MediaReplica:
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""
 
+    async def check_health(self) -> None:
+        """Raises where nothing is decoded any more."""
+        await self._threads.check(partial(self._threads.run, self._decode_sample))
+
+    def _decode_sample(self) -> None:
+        from serving.media.decode import windows
+
+        next(windows(self._sample))
+
 
 @serve.deployment(
     name="asr",
     max_ongoing_requests=_RECOGNISERS,
     max_queued_requests=32,
-    ray_actor_options={"num_cpus": 0.3},
     **_SHARED,
 )
 class AsrReplica:
     """Recognises windows by pocketsphinx, as many at a time as it has processes."""
 
-    def __init__(self, local: bool) -> None:
+    def __init__(self, local: bool, longest_s: float) -> None:
         from serving.engines.isolated import IsolatedRecogniser
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-asr", os.environ)
-        self._threads = ThreadPoolExecutor(_RECOGNISERS, "recognise")
+        self._threads = WatchedThreads(_RECOGNISERS, "recognise", longest_s)
+        self._longest_s = longest_s
         self._recognisers = [IsolatedRecogniser() for _ in range(_RECOGNISERS)]
         self._idle = asyncio.Queue[IsolatedRecogniser]()
         for recogniser in self._recognisers:
             self._idle.put_nowait(recogniser)
-        self._recognisers[0].warm_up()
+        self._threads.warm_up(self._recognisers[0].warm_up)
 
     async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
         """What is said in one window, with times from the window's beginning.
@@ -108,13 +123,14 @@ class AsrReplica:
         When the caller goes away, the work is stopped in the middle.
         """
         with self._telemetry.span("serve.asr", carrier):
+            return await self._recognise(Sound(window.pcm, asked), self._longest_s)
+
+    async def _recognise(self, sound: Sound, within_s: float) -> Recognised:
+        async with asyncio.timeout(within_s):
             recogniser = await self._idle.get()
-            loop = asyncio.get_running_loop()
             try:
-                (recognised,) = await loop.run_in_executor(
-                    self._threads, recogniser.recognise, [Sound(window.pcm, asked)]
-                )
-            except asyncio.CancelledError:
+                (recognised,) = await self._threads.run(recogniser.recognise, [sound])
+            except asyncio.CancelledError:  # also where the time is over
                 recogniser.stop()
                 raise
             finally:
@@ -125,52 +141,57 @@ class AsrReplica:
         """Which engine answers."""
         return self._recognisers[0].info
 
-    def check_health(self) -> None:
-        """Start again what has ended. Raises OSError where that fails."""
+    async def check_health(self) -> None:
+        """Start again what has ended. Raises OSError where that fails, or where nothing is recognised."""
         for recogniser in self._recognisers:
             recogniser.ensure_started()
+        await self._threads.check(partial(self._recognise, Sound(_QUIET, RecognitionRequest())))
 
 
 @serve.deployment(
     name="asr",
-    max_ongoing_requests=2 * _LARGEST_BATCH,  # one batch in hand, the next one gathering
-    max_queued_requests=4 * _LARGEST_BATCH,
-    ray_actor_options={"num_cpus": 0.3},
     **_SHARED,
 )
 class WhisperReplica:
-    """Recognises windows by Whisper, those of different requests in one batch."""
+    """Recognises windows by Whisper, those of different requests in one batch.
 
-    def __init__(self, local: bool, model: str, torch_threads: int, longest_batch_s: float) -> None:
+    Args:
+        most_windows: in a batch; fewer where this replica's part of a GPU, `gpu`, has no room for them.
+    """
+
+    def __init__(
+        self, local: bool, model: str, torch_threads: int, longest_s: float, most_windows: int, gpu: float
+    ) -> None:
         from serving.engines.whisper import WhisperRecogniser
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-asr", os.environ)
         self._recogniser = WhisperRecogniser(model, torch_threads)
-        self._recogniser.warm_up()
-        self._batches = Batches(self._recogniser.recognise, _LARGEST_BATCH, _BATCH_WAIT_S)
-        self._longest_batch_s = longest_batch_s
+        self._threads = WatchedThreads(1, "recognise", longest_s)
+        self._threads.warm_up(self._recogniser.warm_up)
+        largest = min(most_windows, self._recogniser.room_for(gpu))
+        self._batches = Batches(self._recogniser.recognise, self._threads, largest, _BATCH_WAIT_S)
+        self._longest_s = longest_s
 
     async def recognise(self, window: Window, asked: RecognitionRequest, carrier: Carrier) -> Recognised:
         """What is said in one window, with times from the window's beginning."""
         with self._telemetry.span("serve.asr", carrier):
-            return await self._batches.submit(Sound(window.pcm, asked))
+            async with asyncio.timeout(self._longest_s):
+                return await self._batches.submit(Sound(window.pcm, asked))
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""
         return self._recogniser.info
 
-    def check_health(self) -> None:
-        """Raises TimeoutError where a batch hangs; nobody waits for it any more."""
-        if self._batches.busy_s > self._longest_batch_s:
-            raise TimeoutError
+    async def check_health(self) -> None:
+        """Raises where a batch hangs, or nothing is recognised any more."""
+        await self._threads.check(partial(self._threads.run, self._recogniser.warm_up))
 
 
 @serve.deployment(
     name="intent",
     max_ongoing_requests=32,
     max_queued_requests=256,
-    ray_actor_options={"num_cpus": 0.3},
     **_SHARED,
 )
 class IntentReplica:
@@ -180,16 +201,17 @@ class IntentReplica:
         model: the encoder's name or path; None is the bundled one.
     """
 
-    def __init__(self, local: bool, model: str | None, torch_threads: int) -> None:
+    def __init__(self, local: bool, model: str | None, torch_threads: int, longest_s: float) -> None:
         from serving.engines.encoder import TransformersEncoder
         from serving.intents.classifier import LinearIntentClassifier
         from serving.intents.sets import ready_made_sets
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-intent", os.environ)
-        self._threads = ThreadPoolExecutor(1, "classify")
-        encoder = TransformersEncoder(model, torch_threads)
-        self._classifier = LinearIntentClassifier(encoder, encoder.info, ready_made_sets())
+        self._threads = WatchedThreads(1, "classify", longest_s)
+        self._encoder = TransformersEncoder(model, torch_threads)
+        self._classifier = LinearIntentClassifier(self._encoder, self._encoder.info, ready_made_sets())
+        self._threads.warm_up(self._encode)
 
     async def classify(
         self,
@@ -201,20 +223,24 @@ class IntentReplica:
     ) -> tuple[IntentAnswer, ...]:
         """See `IntentClassifier.classify`."""
         with self._telemetry.span("serve.intent", carrier):
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._classifier.classify, set_name, texts, top_k, threshold
-            )
+            return await self._threads.run(self._classifier.classify, set_name, texts, top_k, threshold)
 
     def describe(self) -> tuple[EngineInfo, tuple[IntentSetInfo, ...]]:
         """Which engine answers, and for which sets."""
         return self._classifier.info, self._classifier.intent_sets
+
+    async def check_health(self) -> None:
+        """Raises where nothing is classified any more."""
+        await self._threads.check(partial(self._threads.run, self._encode))
+
+    def _encode(self) -> None:
+        self._encoder.encode([_PROOF])
 
 
 @serve.deployment(
     name="tts",
     max_ongoing_requests=16,
     max_queued_requests=64,
-    ray_actor_options={"num_cpus": 0.2},
     **_SHARED,
 )
 class TtsReplica:
@@ -224,11 +250,12 @@ class TtsReplica:
         vits_model: the name or path of a VITS model; None speaks with eSpeak NG.
     """
 
-    def __init__(self, local: bool, vits_model: str | None, torch_threads: int) -> None:
+    def __init__(self, local: bool, vits_model: str | None, torch_threads: int, longest_s: float) -> None:
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-tts", os.environ)
-        self._threads = ThreadPoolExecutor(_SPEECH_THREADS, "speak")
+        self._threads = WatchedThreads(_SPEECH_THREADS, "speak", longest_s)
         self._synthesiser = _synthesiser(vits_model, torch_threads)
+        self._threads.warm_up(self._say)
 
     async def speak(self, request: SpeechRequest, carrier: Carrier) -> AsyncIterator[SpeechPiece]:
         """An encoded file in pieces, the first after the first sentence.
@@ -259,6 +286,13 @@ class TtsReplica:
         """Which engine answers."""
         return self._synthesiser.info
 
+    async def check_health(self) -> None:
+        """Raises where nothing is spoken any more."""
+        await self._threads.check(partial(self._threads.run, self._say))
+
+    def _say(self) -> None:
+        next(self._synthesiser.speak(_PROOF, self._synthesiser.info.voices[0], 1.0))
+
 
 def _synthesiser(vits_model: str | None, torch_threads: int) -> Synthesiser:
     if vits_model is not None:
@@ -270,11 +304,10 @@ def _synthesiser(vits_model: str | None, torch_threads: int) -> Synthesiser:
     return EspeakSynthesiser()
 
 
-async def _in_thread(pieces: Iterator[Piece], threads: ThreadPoolExecutor) -> AsyncIterator[Piece]:
-    """Step through a blocking iterator off the event loop."""
-    loop = asyncio.get_running_loop()
+async def _in_thread(pieces: Iterator[Piece], threads: WatchedThreads) -> AsyncIterator[Piece]:
+    """Step through a blocking iterator off the event loop; each step is bounded in time."""
     step: Callable[[], Piece | None] = lambda: next(pieces, None)  # noqa: E731
-    while (piece := await loop.run_in_executor(threads, step)) is not None:
+    while (piece := await threads.run(step)) is not None:
         yield piece
 
 
@@ -289,44 +322,3 @@ def _prepare_replica(local: bool) -> None:
         add_port = getattr(replica, "add_port_to_grpc_server", None)
         if add_port is not None:
             replica.add_port_to_grpc_server = lambda server, _address: add_port(server, "127.0.0.1:0")
-
-
-def applications(
-    settings: Settings, cores: int, *, local: bool, has_gpu: bool
-) -> dict[str, serve.Application]:
-    """Every application by name, in the order in which they are worth starting: the slowest first.
-
-    Args:
-        cores: how many of its machine's cores a replica may count on.
-        local: whether they run on this machine alone.
-        has_gpu: whether Ray has a GPU of which replicas with a large model reserve a share.
-    """
-    torch_threads = min(cores, max(2, cores // 2))
-
-    def large(replica: Any, num_cpus: float, gpu_share: float) -> Any:
-        """Ray shows a replica no GPU that it did not reserve."""
-        if not has_gpu:
-            return replica
-        return replica.options(ray_actor_options={"num_cpus": num_cpus, "num_gpus": gpu_share})
-
-    intent: Any = large(IntentReplica, 0.3, _SMALL_GPU_SHARE) if settings.intent_model else IntentReplica
-    asr, tts = AsrReplica.bind(local), TtsReplica.bind(local, None, torch_threads)
-    if settings.asr_engine == "whisper":
-        asr = large(WhisperReplica, 0.3, _GPU_SHARE).bind(
-            local, _found(settings.asr_model), torch_threads, settings.asr_timeout_s
-        )
-    if settings.tts_engine == "vits":
-        tts = large(TtsReplica, 0.2, _SMALL_GPU_SHARE).bind(local, _found(settings.tts_model), torch_threads)
-    return {
-        "intent": intent.bind(local, _found(settings.intent_model), torch_threads),
-        "asr": asr,
-        "tts": tts,
-        "media": MediaReplica.bind(local),
-    }
-
-
-def _found(model: str | None) -> str | None:
-    """A model's path made absolute where it is one here: replicas work in a folder of their own."""
-    if model is None or not (path := Path(model).expanduser()).exists():
-        return model
-    return str(path.absolute())

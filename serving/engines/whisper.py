@@ -1,5 +1,6 @@
 """Speech to text by Whisper (Radford et al. 2022, arXiv:2212.04356), through the library openai-whisper."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from serving.contract import (
 )
 from serving.engines.chinese import ChineseScripts
 from serving.engines.speech_detection import Span, find_speech
-from serving.engines.whisper_checkpoint import load_checkpoint, model_name, translates
+from serving.engines.whisper_checkpoint import load_checkpoint, model_name, translates, windows_in
 from serving.engines.whisper_decoding import (
     Piece,
     SteadySampler,
@@ -97,6 +98,13 @@ class WhisperRecogniser:
             languages=languages,
             translates=translates(self._model),
         )
+
+    def room_for(self, gpu: float) -> int:
+        """How many windows a batch may have in this part of the GPU's memory; no limit without one."""
+        if self._model.device.type != "cuda":
+            return sys.maxsize
+        memory_bytes = torch.cuda.get_device_properties(self._model.device).total_memory
+        return windows_in(int(memory_bytes * (gpu or 1)), self._model.dims)
 
     def warm_up(self) -> None:
         """Have everything loaded and compiled that the first call would wait for."""

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import whisper
 from torch import nn
-from whisper.model import Whisper
+from whisper.model import ModelDimensions, Whisper
 
 from infra.errors import StartupError
 
 _DOWNLOAD_STALLS_S = 60.0
 _TURBO_LAYERS = (32, 4)
+_RESERVE_BYTES = 1 << 30  # CUDA's own, and what does not grow with the batch
+_BYTES = 2  # of a number in fp16
 
 
 def load_checkpoint(model: str) -> Whisper:
@@ -71,6 +73,22 @@ def translates(model: Whisper) -> bool:
     """
     is_turbo = (model.dims.n_audio_layer, model.dims.n_text_layer) == _TURBO_LAYERS
     return model.is_multilingual and not is_turbo
+
+
+def windows_in(memory_bytes: int, dims: ModelDimensions) -> int:
+    """How many windows may be decoded at once, 1 at least: what the weights leave, by what a window takes.
+
+    A window takes keys and values over its sound and over its text in each layer of the decoder, the latter
+    twice while they grow, and, at its most, one layer of the encoder: its attention and four times its width.
+    """
+    weights = 12 * (dims.n_audio_layer * dims.n_audio_state**2) + 16 * (
+        dims.n_text_layer * dims.n_text_state**2
+    )
+    weights += dims.n_vocab * dims.n_text_state
+    decoder = 2 * dims.n_text_layer * dims.n_text_state * (dims.n_audio_ctx + 2 * dims.n_text_ctx)
+    encoder = dims.n_audio_head * dims.n_audio_ctx**2 + 8 * dims.n_audio_ctx * dims.n_audio_state
+    room_bytes = memory_bytes - _RESERVE_BYTES - _BYTES * weights
+    return max(1, room_bytes // (_BYTES * (decoder + encoder)))
 
 
 def _halved(model: Whisper) -> Whisper:

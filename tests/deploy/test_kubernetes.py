@@ -7,7 +7,6 @@ PodTemplateSpec, and the configuration for Serve by Ray's own model. The CRD its
 """
 
 import re
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -15,16 +14,12 @@ import yaml
 from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.utils import import_attr
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import (
-    DeploymentSchema,
-    RayActorOptionsSchema,
-    ServeApplicationSchema,
-    ServeDeploySchema,
-)
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from gateway.worker import DRAIN_TIMEOUT_S
+from infra.settings import Settings
 from serving.client import _APPLICATIONS
+from serving.declared import application
 from tests.deploy.files import (
     DEPLOY,
     MANIFESTS,
@@ -105,24 +100,35 @@ def test_serve_deploys_the_applications_that_a_gateway_asks_for() -> None:
         assert given.route_prefix is None
         builder = import_attr(given.import_path)
         built: serve.Application = call_user_app_builder_with_args_if_necessary(builder, given.args)
-        (overridden,) = given.deployments
-        assert built._bound_deployment.name == given.name == overridden.name == given.args["name"]
-        built._bound_deployment.options(**_options(overridden))
+        assert built._bound_deployment.name == given.name == given.args["name"]
 
 
-def _options(overridden: Any) -> dict[str, Any]:
-    return overridden.model_dump(exclude_unset=True, exclude={"name"})
+def test_replicas_and_what_they_reserve_are_said_in_settings_and_nowhere_else() -> None:
+    settings = {name.upper() for name in Settings.__struct_fields__}
+    for given in serve_config()["applications"]:
+        assert "deployments" not in given
+        assert set(given["args"]) == {"name", "cores", "settings"}
+        assert set(given["args"]["settings"]) <= settings
+        deployment = application(given["args"])._bound_deployment
+        (scale,) = given["args"]["settings"].values()
+        scaling = deployment._deployment_config.autoscaling_config
+        assert scaling is not None
+        assert f"min_replicas={scaling.min_replicas} max_replicas={scaling.max_replicas} " in scale
+        assert scale.endswith(f" cpus={deployment.ray_actor_options['num_cpus']:.0f}")
+
+
+def test_a_part_of_a_gpu_is_reserved_where_a_scale_says_so() -> None:
+    (given,) = [one for one in serve_config()["applications"] if one["name"] == "asr"]
+    settings = {**given["args"]["settings"], "ASR_SCALE": "gpu=0.5"}
+    deployment = application({**given["args"], "settings": settings})._bound_deployment
+    assert deployment.ray_actor_options["num_gpus"] == 0.5
 
 
 def test_no_option_of_serves_is_one_that_it_would_ignore() -> None:
     config = serve_config()
     assert set(config) <= set(ServeDeploySchema.model_fields)
-    for application in config["applications"]:
-        assert set(application) <= set(ServeApplicationSchema.model_fields)
-        for deployment in application["deployments"]:
-            assert set(deployment) <= set(DeploymentSchema.model_fields)
-            assert set(deployment["ray_actor_options"]) <= set(RayActorOptionsSchema.model_fields)
-            assert set(deployment["autoscaling_config"]) <= set(AutoscalingConfig.model_fields)
+    for given in config["applications"]:
+        assert set(given) <= set(ServeApplicationSchema.model_fields)
 
 
 def test_a_replica_counts_on_the_cores_that_its_pod_has() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,11 +21,13 @@ from infra.errors import DomainError
 from infra.processes import HOME_MARK, end_left_behind, left_behind
 from infra.settings import Settings
 from infra.telemetry import Telemetry
+from serving.calls import Calls
 from serving.client import ServingClient
 from serving.contract import RecognitionRequest, SpeechFormat, SpeechRequest
 from serving.errors import (
     DeadlineExceededError,
     EmptyAudioError,
+    EngineUnavailableError,
     NothingToSpeakError,
     OverloadedError,
     UndecodableAudioError,
@@ -56,7 +59,10 @@ class Host:
         assert self.process.stdout
         self.progress: list[dict[str, Any]] = []
         for line in self.process.stdout:
-            self.progress.append(json.loads(line))
+            told = json.loads(line)
+            if told["state"] == "starting":
+                continue
+            self.progress.append(told)
             if self.progress[-1]["state"] == "failed" or len(self.progress) == len(PARTS):
                 break
 
@@ -75,7 +81,11 @@ def wait_until_gone(processes: list[psutil.Process], timeout_s: float) -> list[p
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    started = Host(tmp_path_factory.mktemp("serving") / ".aiaas")
+    started = Host(
+        tmp_path_factory.mktemp("serving") / ".aiaas",
+        INTENT_SCALE="min_replicas=2",
+        ASR_SCALE="min_replicas=2",
+    )
     try:
         yield started
         below = psutil.Process(started.process.pid).children(recursive=True)
@@ -250,6 +260,74 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(client: S
     assert outcomes["refused"] > 50
     assert outcomes["answered"] >= 256
     assert await client.check() == {"asr": True, "intent": True, "tts": True}
+
+
+def replicas(host: Host, deployment: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.Process(host.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it may end meanwhile
+            if any(f"ray::ServeReplica:{deployment}" in part for part in process.cmdline()):
+                found.append(process)
+    return found
+
+
+async def test_every_call_is_answered_though_a_replica_is_killed_under_them(
+    host: Host, client: ServingClient
+) -> None:
+    file = await spoken(client, SENTENCE)
+    texts = ["Where is my order?"] * 24
+    killed = [replicas(host, "intent"), replicas(host, "asr")]
+    assert [len(processes) for processes in killed] == [2, 2]
+    calls = [client.classify("retail-en", texts, top_k=1, threshold=None, timeout_s=15) for _ in range(8)] + [
+        client.transcribe(file, RecognitionRequest(language="en"), timeout_s=30) for _ in range(4)
+    ]
+    answering = asyncio.gather(*calls)
+    await asyncio.sleep(0.3)
+    for processes in killed:
+        processes[0].kill()
+    assert not answering.done()
+    answers = await answering
+    assert all(answer.intent == "order_status" for answered in answers[:8] for answer in answered)
+    assert {transcript.text for transcript in answers[8:]} == {"where is my money"}
+
+
+async def test_a_stream_goes_on_where_its_only_replica_died_or_says_when_to_try_again(
+    host: Host, client: ServingClient
+) -> None:
+    from ray import serve
+
+    file = await spoken(client, "We are going to the market tomorrow. " * 120)
+    media = serve.get_app_handle("media").windows.options(stream=True)
+    calls = [Calls(), Calls()]
+    patient, hasty = (call.stream(media, file, {}, resumes=True) for call in calls)
+    first = [await anext(patient), await anext(hasty)]
+    speech = client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)
+    await anext(speech)
+    for process in (*replicas(host, "media"), *replicas(host, "tts")):
+        process.kill()
+    with pytest.raises(EngineUnavailableError) as caught:
+        async with calls[1].within(0.5):
+            assert [window async for window in hasty] == []
+    assert caught.value.retry_after_s >= 1
+    with pytest.raises(EngineUnavailableError):  # what was heard of it can't be taken back
+        assert [piece async for piece in speech] == []
+    assert first + [window async for window in patient] == [first[0], *windows(file)]
+    assert await spoken(client, SENTENCE)
+
+
+async def test_a_replica_that_is_taken_away_finishes_what_it_has_in_hand(
+    host: Host, client: ServingClient
+) -> None:
+    from ray import serve
+
+    (replica,) = replicas(host, "tts")
+    text = "We are going to the market tomorrow. " * 300
+    pieces = client.speak(SpeechRequest(text, "alloy", 1.0, "wav"), timeout_s=30)
+    sound = (await anext(pieces)).sound
+    serve.delete("tts", _blocking=False)
+    sound += b"".join([piece.sound async for piece in pieces])
+    assert sum(window.duration_ms for window in windows(sound)) > 300 * 1500
+    assert wait_until_gone([replica], 5) == []
 
 
 async def test_a_killed_host_takes_ray_with_it_and_the_rest_is_found_by_its_mark(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from whisper.decoding import DecodingResult
+from whisper.model import ModelDimensions
 from whisper.tokenizer import LANGUAGES
 
 from gateway.languages import LANGUAGE_NAMES
 from serving.engines.chinese import ChineseScripts
 from serving.engines.speech_detection import Span, find_speech
+from serving.engines.whisper_checkpoint import windows_in
 from serving.engines.whisper_decoding import (
     Piece,
     SteadySampler,
@@ -23,6 +25,16 @@ from serving.joining import join
 from tests.engines.tiny_whisper import RATE_HZ, silence, speech
 
 BEGIN = 1000  # the first timestamp token in these tests: one more is 20 ms later
+
+
+def test_a_batch_is_as_large_as_the_memory_has_room_for_and_one_at_least() -> None:
+    large = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 32)
+    turbo = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 4)
+    gib = 1 << 30
+    assert windows_in(2 * gib, large) == 1
+    assert windows_in(8 * gib, large) < 16 <= windows_in(12 * gib, large)
+    assert windows_in(8 * gib, turbo) > windows_in(8 * gib, large)
+    assert windows_in(40 * gib, large) > 4 * windows_in(10 * gib, large)
 
 
 def at(ms: int) -> int:

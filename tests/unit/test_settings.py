@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StartupError
+from infra.scale import Scale
 from infra.settings import load_settings
 
 
@@ -34,6 +35,9 @@ def test_values_are_decoded_to_their_types() -> None:
         ("ALERTS_EVERY_S", "0"),
         ("TTS_ENGINE", "festival"),
         ("WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES", "perhaps"),
+        ("ASR_SCALE", "4"),
+        ("ASR_SCALE", "replicas=4"),
+        ("ASR_SCALE", "min_replicas=4 max_replicas=2"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
@@ -53,6 +57,14 @@ def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
     assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
     assert settings.database_url is not None
     assert "hunter2" in settings.database_url.reveal()
+
+
+def test_a_scale_says_as_much_as_it_is_told() -> None:
+    settings = load_settings({"ASR_SCALE": "min_replicas=1 max_replicas=4 gpu=0.5"})
+    assert settings.asr_scale == Scale(min_replicas=1, max_replicas=4, gpu=0.5)
+    assert settings.tts_scale == Scale()
+    with pytest.raises(StartupError, match=r"^TTS_SCALE\.GPU is not usable: .*<= 1"):
+        load_settings({"TTS_SCALE": "gpu=2"})
 
 
 def test_vits_without_a_model_is_refused_by_the_variable_to_set() -> None:
