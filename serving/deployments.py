@@ -10,6 +10,7 @@ import importlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.batches import Batches
 from serving.contract import (
+    Channels,
     EngineInfo,
     IntentAnswer,
     IntentSetInfo,
@@ -39,7 +41,7 @@ _RECOGNISERS = 2
 _LARGEST_BATCH = 16  # windows of 30 s; Whisper's largest model needs some 8 GB for them
 _BATCH_WAIT_S = 0.02
 _GPU_SHARE = 0.5
-_MEDIA_THREADS = 2
+_UPLOADS = 8
 _SPEECH_THREADS = 2
 _SMALL_GPU_SHARE = 0.25  # of an encoder, and of VITS: half of a GPU is left
 
@@ -55,26 +57,30 @@ _SHARED: dict[str, Any] = {
 @serve.deployment(
     name="media",
     # Each request holds an upload of up to 25 MB, in a queue as in hand.
-    max_ongoing_requests=8,
+    max_ongoing_requests=_UPLOADS,
     max_queued_requests=16,
     ray_actor_options={"num_cpus": 0.1},
     **_SHARED,
 )
 class MediaReplica:
-    """Decodes uploads; a crafted file may break this process, and nothing else."""
+    """Decodes uploads, each in a process of its own; a crafted file may break that, and nothing else."""
 
     def __init__(self, local: bool) -> None:
+        from serving.media.isolated import Decoders
+
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-media", os.environ)
-        self._threads = ThreadPoolExecutor(_MEDIA_THREADS, "decode")
+        self._decoders = Decoders(_UPLOADS)
 
-    async def windows(self, upload: bytes, carrier: Carrier) -> AsyncIterator[Window]:
-        """See `serving.media.decode.windows`."""
-        from serving.media.decode import windows
+    async def windows(self, upload: bytes, channels: Channels, carrier: Carrier) -> AsyncIterator[Window]:
+        """See `serving.media.isolated.Decoders.windows`.
 
+        Serve's transport holds a generator back whose caller is slow: a few windows wait in it, never a file.
+        """
         with self._telemetry.span("serve.media", carrier):
-            async for window in _in_thread(windows(upload), self._threads):
-                yield window
+            async with aclosing(self._decoders.windows(upload, channels)) as decoded:
+                async for window in decoded:
+                    yield window
 
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""
