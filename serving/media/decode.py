@@ -132,7 +132,10 @@ def _samples(upload: bytes, channels: Channels) -> Iterator[tuple[bytes, ...]]:
 
 
 def _frames(container: InputContainer) -> Iterator[AudioFrame]:
-    stream = container.streams.audio[0]
+    # A stream of a codec that is not known has none.
+    stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
+    if stream is None:
+        raise UndecodableAudioError
     stream.codec_context.thread_count = 1
     whole = damaged = 0
     for packet in container.demux(stream):
