@@ -1,8 +1,9 @@
 """The Ray Serve deployments: `media`, `asr`, `intent` and `tts`, each an application of its own.
 
 A replica's event loop does no work: engines run in its threads (pocketsphinx, which would hold the
-interpreter, in processes), so health checks and refusals are answered while they do. Queues are bounded by
-`max_queued_requests` for each gateway worker; what does not fit is refused at once.
+interpreter, and decoders, which crafted files may crash, in processes), so health checks and refusals are
+answered while they do. Queues are bounded by `max_queued_requests` for each gateway worker; what does not
+fit is refused at once.
 """
 
 import asyncio

@@ -191,7 +191,7 @@ async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingCl
 
 async def test_a_slow_reader_holds_the_decoder_back(host: Host, client: ServingClient) -> None:
     """Ray Serve's transport does it: a long file is never decoded ahead into memory."""
-    stream = client._media.remote(endless_silence(0.9), "mix", {})
+    stream = client._media.remote(endless_silence(2.5), "mix", {})
     assert (await anext(stream)).start_ms == 0
     decoder = max(decoders(host), key=computed_s)
     replica = decoder.parent()
@@ -202,7 +202,7 @@ async def test_a_slow_reader_holds_the_decoder_back(host: Host, client: ServingC
             held_s = now_s
             await asyncio.sleep(0.3)
     ends_ms = [window.start_ms + window.duration_ms async for window in stream]
-    assert ends_ms[-1] > 0.9 * 3600 * 1000
+    assert ends_ms[-1] > 2.5 * 3600 * 1000
     assert computed_s(decoder) - held_s > 0.3  # most of the file was still to be decoded
     assert replica.memory_info().rss - replica_bytes < 64 * 1024 * 1024
 

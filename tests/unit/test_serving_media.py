@@ -142,10 +142,26 @@ def test_windows_are_cut_in_pauses_and_nothing_is_lost_or_repeated() -> None:
         (b"ffconcat version 1.0\nfile /etc/hostname\n", UndecodableAudioError),
         (encoded(tone(1, ENGINE_RATE_HZ), "flac")[:40], UndecodableAudioError),
         (media_file("mp4", audio="aac")[:12_000], UndecodableAudioError),
+        (
+            media_file("webm", audio="libopus", rate_hz=48_000).replace(b"A_OPUS", b"A_NONE"),
+            UndecodableAudioError,
+        ),
         (media_file("mp4", video="libx264"), NoAudioStreamError),
         (media_file("webm", video="libvpx"), NoAudioStreamError),
     ],
-    ids=["empty", "header", "text", "zeros", "playlist", "concat", "cut flac", "cut m4a", "mp4", "webm"],
+    ids=[
+        "empty",
+        "header",
+        "text",
+        "zeros",
+        "playlist",
+        "concat",
+        "cut flac",
+        "cut m4a",
+        "no codec",
+        "mp4",
+        "webm",
+    ],
 )
 def test_an_unusable_upload_is_named_for_what_it_is(upload: bytes, expected: type[MediaError]) -> None:
     with pytest.raises(expected) as caught:
