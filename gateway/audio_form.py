@@ -17,7 +17,7 @@ from gateway.services import Services, services_of
 from gateway.transcripts import TranscriptFormat, render
 from openapi.endpoint import BINARY, TEXT
 from openapi.wire import MAX_UPLOAD_BYTES
-from serving.contract import RecognitionRequest, Task, Transcript
+from serving.contract import Channels, RecognitionRequest, Task, Transcript
 from serving.errors import UnsupportedTaskError
 
 MAX_FORM_BYTES = MAX_UPLOAD_BYTES + 64 * 1024
@@ -42,6 +42,14 @@ COMMON_FIELDS: dict[str, Any] = {
         "plausible. The bundled recogniser makes no use of it.",
     },
     "response_format": {"type": "string", "enum": list(get_args(TranscriptFormat)), "default": "json"},
+    "channels": {
+        "type": "string",
+        "enum": list(get_args(Channels)),
+        "default": "mix",
+        "description": "`mix` makes one of up to 8 channels. `split` recognises each of one or two by "
+        "itself, such as the two sides of a telephone call: `verbose_json` names the `channel` of each "
+        "segment, `vtt` and `srt` that of each cue, and the duration is charged once for each channel.",
+    },
 }
 
 
@@ -118,6 +126,7 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
             prompt=_prompt(fields),
             temperature=_temperature(fields),
             wants_words="word" in granularities,
+            channels=_channels(fields),
         ),
         response_format=cast(TranscriptFormat, form),
         granularities=granularities,
@@ -148,6 +157,13 @@ def _temperature(fields: dict[str, list[Any]]) -> float:
     if not 0.0 <= temperature <= 1.0:
         raise BodyError("`temperature` is a number from 0 to 1.", "temperature")
     return temperature
+
+
+def _channels(fields: dict[str, list[Any]]) -> Channels:
+    channels = _text(fields, "channels") or "mix"
+    if channels not in get_args(Channels):
+        raise BodyError("`channels` is `mix` or `split`.", "channels")
+    return cast(Channels, channels)
 
 
 def _granularities(fields: dict[str, list[Any]], form: str) -> frozenset[str]:

@@ -40,6 +40,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "undecodable_audio": (400, _REQUEST),
     "no_audio_stream": (400, _REQUEST),
     "audio_too_long": (400, _REQUEST),
+    "too_many_channels": (400, _REQUEST),
     "unsupported_language": (400, _REQUEST),
     "unsupported_task": (400, _REQUEST),
     "unknown_voice": (400, _REQUEST),

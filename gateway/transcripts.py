@@ -1,6 +1,5 @@
 """A transcript in the formats that OpenAI's endpoint has. Pure."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -41,11 +40,17 @@ def _verbose(transcript: Transcript, granularities: frozenset[str], task: Task) 
     return VerboseTranscriptionBody(
         task=task,
         language=LANGUAGE_NAMES.get(language, language),
-        duration=transcript.audio_ms / 1000,
+        duration=transcript.duration_ms / 1000,
         text=transcript.text,
         usage=_usage(transcript),
         segments=[
-            TranscriptionSegment(number, segment.start_ms / 1000, segment.end_ms / 1000, segment.text)
+            TranscriptionSegment(
+                number,
+                segment.start_ms / 1000,
+                segment.end_ms / 1000,
+                segment.text,
+                channel=msgspec.UNSET if segment.channel is None else segment.channel,
+            )
             for number, segment in enumerate(transcript.segments)
         ]
         if "segment" in granularities
@@ -61,20 +66,27 @@ def _text(transcript: Transcript) -> str:
 
 
 def _srt(transcript: Transcript) -> str:
-    """SubRip: numbered cues, a comma before the milliseconds."""
-    return _cues(transcript, lambda number, segment: f"{number}\n{_span(segment, ',')}")
+    """SubRip: numbered cues, a comma before the milliseconds. It has no place for who speaks but the text."""
+    return "".join(
+        f"{number}\n{_span(segment, ',')}\n{_prefix(segment)}{segment.text}\n\n"
+        for number, segment in enumerate(transcript.segments, start=1)
+    )
+
+
+def _prefix(segment: Segment) -> str:
+    return "" if segment.channel is None else f"Channel {segment.channel}: "
 
 
 def _vtt(transcript: Transcript) -> str:
-    """WebVTT (W3C): a header, a point before the milliseconds."""
-    return "WEBVTT\n\n" + _cues(transcript, lambda _, segment: _span(segment, "."))
-
-
-def _cues(transcript: Transcript, head: Callable[[int, Segment], str]) -> str:
-    return "".join(
-        f"{head(number, segment)}\n{segment.text}\n\n"
-        for number, segment in enumerate(transcript.segments, start=1)
+    """WebVTT (W3C): a header, a point before the milliseconds, a voice tag for who speaks."""
+    return "WEBVTT\n\n" + "".join(
+        f"{_span(segment, '.')}\n{_voice(segment)}{segment.text}\n\n" for segment in transcript.segments
     )
+
+
+def _voice(segment: Segment) -> str:
+    """A voice that goes on to the cue's end need not be closed."""
+    return "" if segment.channel is None else f"<v Channel {segment.channel}>"
 
 
 def _span(segment: Segment, point: str) -> str:

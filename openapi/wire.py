@@ -92,7 +92,8 @@ class ModelList(Struct, frozen=True):
 
 
 class DurationUsage(Struct, frozen=True):
-    """What a transcription is charged for: the sound's exact duration, to the millisecond."""
+    """What a transcription is charged for: the exact duration, to the millisecond, of each channel that was
+    recognised by itself."""
 
     seconds: float
     type: Literal["duration"] = "duration"
@@ -114,7 +115,10 @@ class TranscriptionWord(Struct, frozen=True):
 
 
 class TranscriptionSegment(Struct, frozen=True):
-    """One stretch of speech, in seconds. Whisper's figures are null where the engine has none."""
+    """One stretch of speech, in seconds. Whisper's figures are null where the engine has none.
+
+    `channel` is there where the channels were recognised each by itself: the first is 0.
+    """
 
     id: int
     start: float
@@ -126,12 +130,14 @@ class TranscriptionSegment(Struct, frozen=True):
     avg_logprob: float | None = None
     compression_ratio: float | None = None
     no_speech_prob: float | None = None
+    channel: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class VerboseTranscriptionBody(Struct, frozen=True, omit_defaults=False):
     """A transcription as `verbose_json`; words and segments as `timestamp_granularities[]` asks.
 
-    A translation names the language of its text, which is English, and has segments.
+    A translation names the language of its text, which is English, and has segments. `duration` is the
+    file's; `usage` is more where more than one channel was recognised.
     """
 
     task: Literal["transcribe", "translate"]

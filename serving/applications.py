@@ -40,7 +40,7 @@ def applications(
         "intent": intent.bind(local, intent_model, threads, settings.intent_timeout_s),
         "asr": _recogniser(settings, threads, local, has_gpu),
         "tts": tts.bind(local, tts_model, threads, settings.tts_timeout_s),
-        "media": media.bind(local, settings.asr_timeout_s),
+        "media": media.bind(local),
     }
 
 

@@ -45,7 +45,7 @@ from serving.errors import (
 from serving.joining import join
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
-from serving.transcription import hear
+from serving.transcription import hear, in_order
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
@@ -112,7 +112,8 @@ class ServingClient:
         """Transcribe a file of any known kind.
 
         The file's windows come as a stream from the media deployment; see `serving.transcription.hear`.
-        `audio_ms` is the decoded length, exactly: see `serving.media.decode.windows`.
+        `audio_ms` is the decoded length, exactly, of each channel that is recognised by itself: see
+        `serving.media.decode.windows`.
 
         Raises:
             UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
@@ -121,26 +122,28 @@ class ServingClient:
         asked = self._settled(asked)
         trace = self._carrier(carrier)
         segments: list[Segment] = []
-        audio_ms, language = 0, asked.language
+        ends_ms, language = dict[int | None, int](), asked.language
         calls = Calls()
         async with calls.within(timeout_s):
-            windows = calls.stream(self._media, upload, trace, resumes=True)
+            windows = calls.stream(self._media, upload, asked.channels, trace, resumes=True)
             heard = hear(windows, asked, partial(self._recognise, calls, trace))
             try:
                 async for window in heard:
                     segments.extend(window.segments)
-                    audio_ms, language = window.end_ms, window.language
+                    ends_ms[window.channel], language = window.end_ms, window.language
             finally:
                 windows.cancel()
                 await heard.aclose()
         engine = self.catalog.engine("asr")
+        ordered = in_order(segments)
         return Transcript(
-            text=join(segment.text for segment in segments),
+            text=join(segment.text for segment in ordered),
             language=primary_language(language or _UNDETERMINED),
-            audio_ms=audio_ms,
-            segments=tuple(segments),
+            audio_ms=sum(ends_ms.values()),
+            segments=ordered,
             engine=engine.engine,
             model=engine.model,
+            channels=len(ends_ms),
         )
 
     async def speak(
@@ -226,7 +229,9 @@ class ServingClient:
             try:
                 return await calls.answer(self._asr, window, asked, carrier)
             except Exception as error:
-                if window.start_ms == 0 or not isinstance(translated(error), OverloadedError):
+                if (window.start_ms == 0 and not window.channel) or not isinstance(
+                    translated(error), OverloadedError
+                ):
                     raise
                 # A file that was begun is not refused half-way: it waits for room until its deadline.
                 await asyncio.sleep(_RETRY_S)

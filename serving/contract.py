@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # a gateway worker and a replica without numbers load no nump
 Product = Literal["asr", "intent", "tts"]
 Task = Literal["transcribe", "translate"]
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+Channels = Literal["mix", "split"]
 
 MEDIA_TYPES: dict[SpeechFormat, str] = {
     "mp3": "audio/mpeg",
@@ -52,20 +53,25 @@ class Word(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A stretch of speech between two pauses."""
+    """A stretch of speech between two pauses; `channel` as its window's."""
 
     text: str
     start_ms: int
     end_ms: int
     words: tuple[Word, ...] = ()
+    channel: int | None = None
 
 
 class Window(msgspec.Struct, frozen=True):
-    """At most 30 s of sound: `pcm` is mono s16le at 16 kHz; `start_ms` counts from the file's beginning."""
+    """At most 30 s of sound: `pcm` is mono s16le at 16 kHz; `start_ms` counts from the file's beginning.
+
+    `channel` is which of the file's it is, from 0; None where they are mixed.
+    """
 
     pcm: bytes
     start_ms: int
     duration_ms: int
+    channel: int | None = None
 
 
 class RecognitionRequest(msgspec.Struct, frozen=True):
@@ -77,6 +83,8 @@ class RecognitionRequest(msgspec.Struct, frozen=True):
         prompt: words that may come, such as names; an engine may make no use of it.
         temperature: 0 to 1, how freely words are drawn; an engine may make no use of it.
         wants_words: whether segments need words; an engine that has them anyway may give them unasked.
+        channels: whether a file's channels are mixed into one, or each is recognised by itself. It is done
+            when the file is decoded: an engine makes no use of it.
     """
 
     language: str | None = None
@@ -84,6 +92,7 @@ class RecognitionRequest(msgspec.Struct, frozen=True):
     prompt: str = ""
     temperature: float = 0.0
     wants_words: bool = True
+    channels: Channels = "mix"
 
 
 class Sound(msgspec.Struct, frozen=True):
@@ -104,8 +113,10 @@ class Recognised(msgspec.Struct, frozen=True):
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """What was said. `audio_ms` is the decoded length of the file: the unit that is charged.
+    """What was said, in order of time.
 
+    `audio_ms` is the decoded length of all that was recognised: the unit that is charged. Where the channels
+    of a file were recognised each by itself, that is the file's length once for each of the `channels`.
     `language` is a code of ISO 639: `und` where nothing was heard and no language was asked for.
     """
 
@@ -115,6 +126,12 @@ class Transcript(msgspec.Struct, frozen=True):
     segments: tuple[Segment, ...]
     engine: str
     model: str
+    channels: int = 1
+
+    @property
+    def duration_ms(self) -> int:
+        """The length of the file."""
+        return self.audio_ms // self.channels
 
 
 class SpeechRequest(msgspec.Struct, frozen=True):

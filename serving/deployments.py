@@ -1,8 +1,9 @@
 """The Ray Serve deployments: `media`, `asr`, `intent` and `tts`, each an application of its own.
 
 A replica's event loop does no work: engines run in its threads (pocketsphinx, which would hold the
-interpreter, in processes), so health checks and refusals are answered while they do. It is ready when its
-engine worked once, and healthy as long as that answers; see `serving.watched`.
+interpreter, and decoders, which crafted files may crash, in processes), so health checks and refusals are
+answered while they do. It is ready when its engine worked once, and healthy as long as that answers; see
+`serving.watched`.
 
 Queues are bounded: `max_ongoing_requests` per replica are in hand, and each gateway worker holds up to
 `max_queued_requests` back; what is more is refused at once. So N workers and R replicas have at most
@@ -12,7 +13,9 @@ R * max_ongoing_requests + N * max_queued_requests calls between them.
 import asyncio
 import importlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +26,7 @@ from serving.batches import Batches
 from serving.contract import (
     RECOGNITION_RATE_HZ,
     SPEECH_RATE_HZ,
+    Channels,
     EngineInfo,
     IntentAnswer,
     IntentSetInfo,
@@ -42,10 +46,12 @@ Piece = TypeVar("Piece")
 
 _RECOGNISERS = 2
 _BATCH_WAIT_S = 0.02
-_MEDIA_THREADS = 2
+_UPLOADS = 16
 _SPEECH_THREADS = 2
 _PROOF = "Hello."
 _QUIET = bytes(RECOGNITION_RATE_HZ)  # half a second
+_QUIET_S = 30.0
+_PROOF_S = 20.0
 
 _SHARED: dict[str, Any] = {
     "health_check_period_s": 5,
@@ -57,42 +63,45 @@ _SHARED: dict[str, Any] = {
 @serve.deployment(
     name="media",
     # Each request holds an upload of up to 25 MB, in a queue as in hand, for as long as it is recognised.
-    max_ongoing_requests=16,
+    max_ongoing_requests=_UPLOADS,
     max_queued_requests=64,
     **_SHARED,
 )
 class MediaReplica:
-    """Decodes uploads; a crafted file may break this process, and nothing else."""
+    """Decodes uploads, each in a process of its own; a crafted file may break that, and nothing else."""
 
-    def __init__(self, local: bool, longest_s: float) -> None:
+    def __init__(self, local: bool) -> None:
         from serving.media.encode import speech_encoder
+        from serving.media.isolated import Decoders
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-media", os.environ)
-        self._threads = WatchedThreads(_MEDIA_THREADS, "decode", longest_s)
+        self._decoders = Decoders(_UPLOADS)
         encoder = speech_encoder("wav", SPEECH_RATE_HZ)
         self._sample = encoder.feed(bytes(SPEECH_RATE_HZ)) + encoder.finish()
-        self._threads.warm_up(self._decode_sample)
+        self._decoded_at = 0.0
 
-    async def windows(self, upload: bytes, carrier: Carrier) -> AsyncIterator[Window]:
-        """See `serving.media.decode.windows`."""
-        from serving.media.decode import windows
+    async def windows(self, upload: bytes, channels: Channels, carrier: Carrier) -> AsyncIterator[Window]:
+        """See `serving.media.isolated.Decoders.windows`.
 
+        Serve's transport holds a generator back whose caller is slow: a few windows wait in it, never a file.
+        """
         with self._telemetry.span("serve.media", carrier):
-            async for window in _in_thread(windows(upload), self._threads):
-                yield window
+            async with aclosing(self._decoders.windows(upload, channels)) as decoded:
+                async for window in decoded:
+                    self._decoded_at = time.monotonic()
+                    yield window
 
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""
 
     async def check_health(self) -> None:
         """Raises where nothing is decoded any more."""
-        await self._threads.check(partial(self._threads.run, self._decode_sample))
-
-    def _decode_sample(self) -> None:
-        from serving.media.decode import windows
-
-        next(windows(self._sample))
+        if time.monotonic() - self._decoded_at < _QUIET_S:
+            return
+        async with asyncio.timeout(_PROOF_S):
+            async for _ in self.windows(self._sample, "mix", {}):
+                pass
 
 
 @serve.deployment(

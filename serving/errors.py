@@ -6,6 +6,7 @@ DomainError
     UndecodableAudioError      undecodable_audio
     NoAudioStreamError         no_audio_stream
     AudioTooLongError          audio_too_long
+    TooManyChannelsError       too_many_channels
   UnsupportedLanguageError   unsupported_language
   UnsupportedTaskError       unsupported_task
   UnknownVoiceError          unknown_voice
@@ -67,6 +68,17 @@ class AudioTooLongError(MediaError):
     def __init__(
         self,
         message: str = "The file's sound is longer than 4 hours. Send it in shorter pieces.",
+        param: str | None = "file",
+    ) -> None:
+        super().__init__(message, param)
+
+
+class TooManyChannelsError(MediaError):
+    code = "too_many_channels"
+
+    def __init__(
+        self,
+        message: str = "The file has more than 8 channels. Send it with 8 at most, such as mono or stereo.",
         param: str | None = "file",
     ) -> None:
         super().__init__(message, param)

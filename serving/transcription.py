@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 
 import msgspec
 from msgspec import structs
@@ -21,11 +21,13 @@ class Heard(msgspec.Struct, frozen=True):
         segments: with times from the file's beginning.
         end_ms: where the window ends.
         language: of the file, as far as it is known by now; None until it is.
+        channel: the window's, where the file's channels are recognised each by itself.
     """
 
     segments: tuple[Segment, ...]
     end_ms: int
     language: str | None
+    channel: int | None = None
 
 
 async def hear(
@@ -48,8 +50,8 @@ async def hear(
         in_flight.popleft()
         if asked.language is None:
             asked = structs.replace(asked, language=recognised.language)
-        segments = tuple(_shifted(segment, window.start_ms) for segment in recognised.segments)
-        return Heard(segments, window.start_ms + window.duration_ms, asked.language)
+        segments = tuple(_placed(segment, window) for segment in recognised.segments)
+        return Heard(segments, window.start_ms + window.duration_ms, asked.language, window.channel)
 
     try:
         async for window in windows:
@@ -68,8 +70,17 @@ async def _abandon(tasks: list[asyncio.Task[Recognised]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _shifted(segment: Segment, offset_ms: int) -> Segment:
+def in_order(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """By time; the windows of two channels overlap, and so do people."""
+    return tuple(sorted(segments, key=lambda segment: (segment.start_ms, segment.channel or 0)))
+
+
+def _placed(segment: Segment, window: Window) -> Segment:
+    """A segment of a window as one of the file."""
+    offset_ms = window.start_ms
     words = tuple(
         type(word)(word.text, word.start_ms + offset_ms, word.end_ms + offset_ms) for word in segment.words
     )
-    return Segment(segment.text, segment.start_ms + offset_ms, segment.end_ms + offset_ms, words)
+    return Segment(
+        segment.text, segment.start_ms + offset_ms, segment.end_ms + offset_ms, words, window.channel
+    )

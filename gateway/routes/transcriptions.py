@@ -55,6 +55,6 @@ with open("hello.wav", "rb") as sound:
 async def create_transcription(request: AnyRequest) -> ASGIApp:
     """Turn speech into text.
 
-    Charged by the sound's duration in milliseconds.
+    Charged by the sound's duration in milliseconds; with `channels=split`, once for each channel.
     """
     return await answer_form(request, "transcribe")

@@ -39,7 +39,7 @@ with open("nihao.wav", "rb") as sound:
 async def create_translation(request: AnyRequest) -> ASGIApp:
     """Turn speech of any language into English text.
 
-    Charged by the sound's duration in milliseconds. A recogniser that cannot translate, such as the bundled
-    one, answers 400.
+    Charged by the sound's duration in milliseconds; with `channels=split`, once for each channel.
+    A recogniser that cannot translate, such as the bundled one, answers 400.
     """
     return await answer_form(request, "translate")

@@ -1,6 +1,8 @@
 """A small, real Whisper through the product's loading, batching, fallback, timestamps and guards."""
 
+import asyncio
 import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ from msgspec import structs
 from whisper.decoding import DecodingOptions, DecodingTask
 
 from infra.errors import StartupError
-from serving.contract import Recogniser, RecognitionRequest, Segment, Sound
+from serving.contract import Recognised, Recogniser, RecognitionRequest, Segment, Sound, Window
 from serving.engines.whisper import WhisperRecogniser
 from serving.engines.whisper_checkpoint import load_checkpoint
 from serving.errors import UnsupportedLanguageError
+from serving.media.decode import windows
 from serving.media.encode import speech_encoder
+from serving.transcription import hear
 from tests.engines.tiny_whisper import (
     CHINESE,
     CIRCLING,
@@ -25,9 +29,11 @@ from tests.engines.tiny_whisper import (
     silence,
     speech,
 )
+from tests.media_files import sound_file
 
 ASKED = RecognitionRequest(wants_words=False)
 WITHIN_MS = 500
+SILENT_WINDOW_S = 20.1
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +154,40 @@ def test_two_sentences_of_one_text_have_their_own_times(recogniser: WhisperRecog
     assert heard.segments[0].end_ms == pytest.approx(length_ms(first), abs=WITHIN_MS)
     assert heard.segments[1].start_ms == pytest.approx(second_ms, abs=WITHIN_MS)
     assert heard.segments[1].end_ms <= length_ms(pcm)
+
+
+def test_long_audio_is_exactly_its_sentences_in_order_at_their_times(recogniser: WhisperRecogniser) -> None:
+    """In silence a window ends where its last 10 s begin: each holds one sentence as the model knows it."""
+    file_pcm, spoken = b"", list[Segment]()
+    for text in ENGLISH:
+        said = silence(0.3) + speech(text)
+        spoken.append(Segment(text, length_ms(file_pcm) + 300, length_ms(file_pcm + said)))
+        file_pcm = (file_pcm + said).ljust(len(silence(len(spoken) * SILENT_WINDOW_S)), b"\0")
+    samples = np.frombuffer(file_pcm, "<i2").reshape(-1, 1)
+    cut = list(windows(sound_file("flac", "flac", RATE_HZ, samples)))
+    assert [window.start_ms for window in cut] == [
+        round(number * SILENT_WINDOW_S * 1000) for number in range(len(ENGLISH))
+    ]
+    heard = transcript_of(cut, recogniser)
+    assert [segment.text for segment in heard] == list(ENGLISH)
+    for segment, wanted in zip(heard, spoken, strict=True):
+        assert segment.start_ms == pytest.approx(wanted.start_ms, abs=WITHIN_MS)
+        assert segment.end_ms == pytest.approx(wanted.end_ms, abs=WITHIN_MS)
+
+
+def transcript_of(cut: list[Window], recogniser: WhisperRecogniser) -> list[Segment]:
+    async def given() -> AsyncIterator[Window]:
+        for window in cut:
+            yield window
+
+    async def recognise(window: Window, asked: RecognitionRequest) -> Recognised:
+        (heard,) = recogniser.recognise([Sound(window.pcm, asked)])
+        return heard
+
+    async def run() -> list[Segment]:
+        return [segment async for heard in hear(given(), ASKED, recognise) for segment in heard.segments]
+
+    return asyncio.run(run())
 
 
 def test_times_stay_inside_the_window(recogniser: WhisperRecogniser) -> None:

@@ -21,7 +21,7 @@ from infra.errors import DomainError
 from infra.processes import HOME_MARK, end_left_behind, left_behind
 from infra.settings import Settings
 from infra.telemetry import Telemetry
-from serving.calls import Calls
+from serving.calls import Calls, deadline
 from serving.client import ServingClient
 from serving.contract import RecognitionRequest, SpeechFormat, SpeechRequest
 from serving.errors import (
@@ -37,6 +37,7 @@ from serving.errors import (
 )
 from serving.media.decode import windows
 from serving.ray_environment import clear_short_folder
+from tests.media_files import endless_silence
 
 START_TIMEOUT_S = 120.0
 SENTENCE = "Where is my money?"
@@ -73,6 +74,16 @@ class Host:
     @property
     def settings(self) -> Settings:
         return Settings(aiaas_home=self.home)
+
+
+def decoders(host: Host) -> list[psutil.Process]:
+    below = psutil.Process(host.process.pid).children(recursive=True)
+    return [process for process in below if "serving.media.isolated" in process.cmdline()]
+
+
+def computed_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def wait_until_gone(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
@@ -185,6 +196,53 @@ async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingCl
     assert await anext(pieces)
     await pieces.aclose()  # type: ignore[attr-defined]
     assert await spoken(client, "Still here.")
+
+
+async def test_a_slow_reader_holds_the_decoder_back(host: Host, client: ServingClient) -> None:
+    """Ray Serve's transport does it: a long file is never decoded ahead into memory."""
+    stream = client._media.remote(endless_silence(2.5), "mix", {})
+    assert (await anext(stream)).start_ms == 0
+    decoder = max(decoders(host), key=computed_s)
+    replica = decoder.parent()
+    assert replica
+    replica_bytes, held_s = replica.memory_info().rss, -1.0
+    async with asyncio.timeout(20):
+        while (now_s := computed_s(decoder)) > held_s:
+            held_s = now_s
+            await asyncio.sleep(0.3)
+    ends_ms = [window.start_ms + window.duration_ms async for window in stream]
+    assert ends_ms[-1] > 2.5 * 3600 * 1000
+    assert computed_s(decoder) - held_s > 0.3  # most of the file was still to be decoded
+    assert replica.memory_info().rss - replica_bytes < 64 * 1024 * 1024
+
+
+async def test_a_file_that_crashes_or_hangs_the_decoder_costs_one_process(
+    host: Host, client: ServingClient
+) -> None:
+    short = await spoken(client, SENTENCE)
+
+    async def transcribed(file: bytes) -> str:
+        return (await client.transcribe(file, RecognitionRequest(language="en"), timeout_s=60)).text
+
+    async def harmed(harm: signal.Signals) -> None:
+        async with deadline(3):
+            decoded = client._media.remote(endless_silence(1), "mix", {})
+            try:
+                await anext(decoded)
+                for decoder in decoders(host):
+                    decoder.send_signal(harm)
+                async for _ in decoded:
+                    pass
+            finally:
+                decoded.cancel()
+
+    with pytest.raises(UndecodableAudioError):
+        await harmed(signal.SIGSEGV)
+    assert await transcribed(short) == "where is my money"
+    with pytest.raises(DeadlineExceededError):
+        await harmed(signal.SIGSTOP)
+    assert await transcribed(short) == "where is my money"
+    assert len(decoders(host)) <= 2
 
 
 async def test_sentences_of_both_languages_are_classified_in_one_call(client: ServingClient) -> None:

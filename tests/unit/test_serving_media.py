@@ -3,7 +3,6 @@
 import io
 import pickle
 import wave
-from fractions import Fraction
 from typing import Any, get_args
 
 import av
@@ -23,6 +22,7 @@ from serving.errors import (
 from serving.media.decode import windows
 from serving.media.encode import MARK, speech_encoder
 from serving.media.tempo import change_tempo
+from tests.media_files import media_file
 
 ENGINE_RATE_HZ = 22_050
 PADDING_MS = {"mp3": 80, "aac": 100, "opus": 25, "flac": 1, "wav": 1}
@@ -37,31 +37,6 @@ def encoded(pcm: bytes, response_format: SpeechFormat, piece_bytes: int = 9_000)
     encoder = speech_encoder(response_format, ENGINE_RATE_HZ)
     pieces = [encoder.feed(pcm[at : at + piece_bytes]) for at in range(0, len(pcm), piece_bytes)]
     return b"".join([*pieces, encoder.finish()])
-
-
-def media_file(
-    muxer: str, *, audio: str | None = None, video: str | None = None, rate_hz: int = 44_100
-) -> bytes:
-    """Two seconds of stereo noise, of black picture, or of both."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=muxer) as container:
-        sound: Any = container.add_stream(audio, rate=rate_hz, layout="stereo") if audio else None
-        picture: Any = container.add_stream(video, rate=10) if video else None
-        if picture:
-            picture.width = picture.height = 64
-            picture.pix_fmt = "yuv420p"
-            for number in range(20):
-                frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
-                frame.pts, frame.time_base = number, Fraction(1, 10)
-                container.mux(picture.encode(frame))
-            container.mux(picture.encode(None))
-        if sound:
-            noise = np.random.default_rng(0).integers(-3000, 3000, (1, rate_hz * 4), np.int16)
-            samples = av.AudioFrame.from_ndarray(noise, format="s16", layout="stereo")
-            samples.sample_rate = rate_hz
-            container.mux(sound.encode(samples))
-            container.mux(sound.encode(None))
-    return file.getvalue()
 
 
 def length_ms(cut: list[Window]) -> int:
@@ -167,10 +142,26 @@ def test_windows_are_cut_in_pauses_and_nothing_is_lost_or_repeated() -> None:
         (b"ffconcat version 1.0\nfile /etc/hostname\n", UndecodableAudioError),
         (encoded(tone(1, ENGINE_RATE_HZ), "flac")[:40], UndecodableAudioError),
         (media_file("mp4", audio="aac")[:12_000], UndecodableAudioError),
+        (
+            media_file("webm", audio="libopus", rate_hz=48_000).replace(b"A_OPUS", b"A_NONE"),
+            UndecodableAudioError,
+        ),
         (media_file("mp4", video="libx264"), NoAudioStreamError),
         (media_file("webm", video="libvpx"), NoAudioStreamError),
     ],
-    ids=["empty", "header", "text", "zeros", "playlist", "concat", "cut flac", "cut m4a", "mp4", "webm"],
+    ids=[
+        "empty",
+        "header",
+        "text",
+        "zeros",
+        "playlist",
+        "concat",
+        "cut flac",
+        "cut m4a",
+        "no codec",
+        "mp4",
+        "webm",
+    ],
 )
 def test_an_unusable_upload_is_named_for_what_it_is(upload: bytes, expected: type[MediaError]) -> None:
     with pytest.raises(expected) as caught:
