@@ -7,7 +7,7 @@ import msgspec
 from litestar.datastructures import UploadFile
 from litestar.types import ASGIApp
 
-from gateway.auth import caller_of, trace_of
+from gateway.auth import Caller, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_form
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, MissingValueError
@@ -68,13 +68,14 @@ async def answer_form(request: AnyRequest, task: Task) -> ASGIApp:
     """
     services, caller = services_of(request), caller_of(request)
     form = _check(await read_form(request), task)
-    _require_known(services, form)
+    _require_known(services, caller, form)
     upload = await form.upload.read()
 
     async def serve() -> "Served[Transcript]":
         transcript = await services.serving.transcribe(
             upload,
             form.asked,
+            placement=caller.placement,
             timeout_s=services.settings.asr_timeout_s,
             carrier=services.telemetry.carrier(),
         )
@@ -124,8 +125,10 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
     )
 
 
-def _require_known(services: Services, form: AudioForm) -> None:
+def _require_known(services: Services, caller: Caller, form: AudioForm) -> None:
     engine = require_engine(services.serving.catalog, "asr", form.model)
+    if caller.placement == "remote":
+        return  # which languages are known is not known here
     language = form.asked.language
     if language is not None and not services.serving.catalog.recognises(language):
         raise BodyError(f"`language` is one of: {', '.join(engine.languages)}.", "language")

@@ -5,7 +5,6 @@ from typing import Literal
 
 import msgspec
 
-from gateway.languages import LANGUAGE_NAMES
 from openapi.wire import (
     DurationUsage,
     TranscriptionBody,
@@ -14,6 +13,7 @@ from openapi.wire import (
     VerboseTranscriptionBody,
 )
 from serving.contract import Segment, Task, Transcript
+from serving.languages import LANGUAGE_NAMES
 
 TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 

@@ -216,7 +216,8 @@ class ReceiptBody(Struct, frozen=True):
 
     `amount` is for people. `amount_nanos` is exact, in billionths of the currency's unit: a whole number,
     or `numerator/denominator`; an invoice line adds these up and rounds once. A call that was taken back,
-    since its answer did not leave, is `voided` and costs nothing.
+    since its answer did not leave, is `voided` and costs nothing. `ran_on` says whether the call was answered
+    by an engine here or sent to the remote endpoint that `engine` then names.
     """
 
     id: str
@@ -224,6 +225,7 @@ class ReceiptBody(Struct, frozen=True):
     created: datetime
     model: str
     engine: str
+    ran_on: Literal["local", "remote"]
     key_id: str
     meter: str
     units: int

@@ -20,6 +20,7 @@ from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.calls import answer, deadline, domain_errors, translated
 from serving.contract import (
+    Answered,
     Catalog,
     EngineInfo,
     IntentAnswer,
@@ -43,8 +44,10 @@ from serving.errors import (
     UnsupportedTaskError,
 )
 from serving.joining import join
+from serving.placement import PlacedRecogniser, Placement, begun, placed
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
+from serving.remote.engines import RemoteEngines
 from serving.transcription import hear
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
@@ -59,7 +62,11 @@ class ServingClient:
     """Handles to the deployments, taken once; use it on the event loop it was made on.
 
     Every call takes `timeout_s`, and `carrier`: W3C trace context for the spans of the replicas. A call that
-    is cancelled, or whose iterator is closed, cancels the remote work.
+    is cancelled, or whose iterator is closed, cancels the work. And it takes `placement`, which says whether
+    what is sent may leave for the remote endpoint: see `serving.placement`.
+
+    Args:
+        remote: another endpoint, where one is set; the caller closes it.
 
     Raises, in every call:
         DeadlineExceededError: `timeout_s` passed.
@@ -67,18 +74,27 @@ class ServingClient:
         EngineUnavailableError: a replica died or cannot be reached.
     """
 
-    def __init__(self, handles: Mapping[str, Any], catalog: Catalog, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, Any],
+        catalog: Catalog,
+        telemetry: Telemetry,
+        remote: RemoteEngines | None = None,
+    ) -> None:
         self._media = handles["media"].windows.options(stream=True)
         self._asr = handles["asr"].recognise
         self._intent = handles["intent"].classify
         self._tts = handles["tts"].speak.options(stream=True)
         self._telemetry = telemetry
+        self._remote = remote
         self._checks = ThreadPoolExecutor(1, "serving-check")
         self._check: asyncio.Future[dict[str, str]] | None = None
         self.catalog = catalog
 
     @classmethod
-    async def connect(cls, address: str, settings: Settings, telemetry: Telemetry) -> "ServingClient":
+    async def connect(
+        cls, address: str, settings: Settings, telemetry: Telemetry, remote: RemoteEngines | None = None
+    ) -> "ServingClient":
         """Join Ray at `host:port` as a driver, and ask every engine what it is.
 
         Raises:
@@ -99,32 +115,35 @@ class ServingClient:
             described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
         facts = dict(zip(_APPLICATIONS, described, strict=True))
         intent, intent_sets = cast(tuple[EngineInfo, tuple[IntentSetInfo, ...]], facts["intent"])
-        return cls(handles, Catalog((facts["asr"], intent, facts["tts"]), intent_sets), telemetry)
+        return cls(handles, Catalog((facts["asr"], intent, facts["tts"]), intent_sets), telemetry, remote)
 
     async def transcribe(
         self,
         upload: bytes,
         asked: RecognitionRequest,
         *,
+        placement: Placement = "local_only",
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
     ) -> Transcript:
         """Transcribe a file of any known kind.
 
-        The file's windows come as a stream from the media deployment; see `serving.transcription.hear`.
+        The file's windows come as a stream from the media deployment, here in any case, and all of them are
+        recognised in one place; see `serving.transcription.hear`.
         `audio_ms` is the decoded length, exactly: see `serving.media.decode.windows`.
 
         Raises:
             UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
             MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
         """
-        asked = self._settled(asked)
+        asked = asked if placement == "remote" else self._settled(asked)
         trace = self._carrier(carrier)
+        recognise = self._recogniser(placement, trace)
         segments: list[Segment] = []
         audio_ms, language = 0, asked.language
         async with deadline(timeout_s):
             windows = self._media.remote(upload, trace)
-            heard = hear(windows, asked, partial(self._recognise, trace))
+            heard = hear(windows, asked, recognise)
             try:
                 async for window in heard:
                     segments.extend(window.segments)
@@ -132,36 +151,42 @@ class ServingClient:
             finally:
                 windows.cancel()
                 await heard.aclose()
-        engine = self.catalog.engine("asr")
+        engine, model = self._answered(recognise)
         return Transcript(
             text=join(segment.text for segment in segments),
             language=primary_language(language or _UNDETERMINED),
             audio_ms=audio_ms,
             segments=tuple(segments),
-            engine=engine.engine,
-            model=engine.model,
+            engine=engine,
+            model=model,
         )
 
     async def speak(
-        self, request: SpeechRequest, *, timeout_s: float, carrier: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[SpeechPiece, None]:
-        """The encoded file in pieces; `timeout_s` bounds the wait for each of them.
+        self,
+        request: SpeechRequest,
+        *,
+        placement: Placement = "local_only",
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Answered[AsyncGenerator[SpeechPiece, None]]:
+        """The encoded file in pieces, when the first is there; `timeout_s` bounds the wait for each of them.
 
         Raises:
-            UnknownVoiceError, NothingToSpeakError: before the first piece.
+            UnknownVoiceError, NothingToSpeakError: what is spoken here is known to be spoken.
         """
-        if not self.catalog.has_voice(request.voice):
-            raise UnknownVoiceError
-        pieces = self._tts.remote(request, self._carrier(carrier))
-        try:
-            while True:
-                async with deadline(timeout_s):
-                    piece = await anext(pieces, None)
-                if piece is None:
-                    return
-                yield piece
-        finally:
-            pieces.cancel()
+
+        async def local() -> Answered[AsyncGenerator[SpeechPiece, None]]:
+            if not self.catalog.has_voice(request.voice):
+                raise UnknownVoiceError
+            engine = self.catalog.engine("tts")
+            pieces = self._spoken(request, self._carrier(carrier))
+            return Answered(await begun(pieces, timeout_s), engine.engine, engine.model)
+
+        async def remote(there: RemoteEngines) -> Answered[AsyncGenerator[SpeechPiece, None]]:
+            pieces = there.speak(request)
+            return Answered(await begun(pieces, timeout_s), there.engine, there.tts_model)
+
+        return await placed(placement, local, self._remote and partial(remote, self._remote))
 
     async def classify(
         self,
@@ -170,20 +195,28 @@ class ServingClient:
         *,
         top_k: int | None,
         threshold: float | None,
+        placement: Placement = "local_only",
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
-    ) -> tuple[IntentAnswer, ...]:
+    ) -> Answered[tuple[IntentAnswer, ...]]:
         """One answer per text, in the order given; None takes all intents, or the set's own threshold.
 
         Raises:
             UnknownIntentSetError: there is no set of that name.
         """
-        if self.catalog.intent_set(set_name) is None:
-            raise UnknownIntentSetError
+
+        async def local() -> Answered[tuple[IntentAnswer, ...]]:
+            if self.catalog.intent_set(set_name) is None:
+                raise UnknownIntentSetError
+            asked = (set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
+            answers = await answer(self._intent.remote(*asked))
+            return Answered(answers, self.catalog.engine("intent").engine, set_name)
+
+        async def remote(there: RemoteEngines) -> Answered[tuple[IntentAnswer, ...]]:
+            return Answered(await there.classify(set_name, texts, top_k, threshold), there.engine, set_name)
+
         async with deadline(timeout_s):
-            return await answer(
-                self._intent.remote(set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
-            )
+            return await placed(placement, local, self._remote and partial(remote, self._remote))
 
     async def check(self) -> dict[Product, bool]:
         """Which products can answer now, by the word of Serve's controller; all False when it is silent.
@@ -215,6 +248,27 @@ class ServingClient:
 
         self._checks.shutdown(wait=False, cancel_futures=True)
         ray.shutdown()
+
+    def _recogniser(self, placement: Placement, trace: Mapping[str, str]) -> PlacedRecogniser:
+        remote = None if self._remote is None else self._remote.recognise
+        return PlacedRecogniser(placement, partial(self._recognise, trace), remote)
+
+    def _answered(self, recogniser: PlacedRecogniser) -> tuple[str, str]:
+        """The engine and its model, when a file was recognised."""
+        if recogniser.place == "remote" and self._remote is not None:
+            return self._remote.engine, self._remote.asr_model
+        engine = self.catalog.engine("asr")
+        return engine.engine, engine.model
+
+    async def _spoken(
+        self, request: SpeechRequest, trace: Mapping[str, str]
+    ) -> AsyncGenerator[SpeechPiece, None]:
+        pieces = self._tts.remote(request, trace)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            pieces.cancel()
 
     async def _recognise(
         self, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest

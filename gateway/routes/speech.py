@@ -6,7 +6,7 @@ import msgspec
 from litestar import post
 from litestar.types import ASGIApp
 
-from gateway.auth import admit, caller_of, trace_of
+from gateway.auth import Caller, admit, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_json
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, TextTooLongError
@@ -15,7 +15,7 @@ from gateway.repeats import repeatable
 from gateway.services import Services, services_of
 from openapi.endpoint import BINARY, CALL_ERRORS, Endpoint
 from openapi.wire import MAX_SPEECH_CHARACTERS, SpeechBody
-from serving.contract import MEDIA_TYPES, EngineInfo, SpeechPiece, SpeechRequest
+from serving.contract import MEDIA_TYPES, SpeechPiece, SpeechRequest
 
 _DECODER = msgspec.json.Decoder(SpeechBody)
 _MAX_BODY_BYTES = 256 * 1024
@@ -61,15 +61,16 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
     """
     services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)
-    engine = _check(services, body)
+    _check(services, caller, body)
 
     async def serve() -> "Served[AsyncGenerator[SpeechPiece, None]]":
-        sound = services.serving.speak(
+        spoken = await services.serving.speak(
             SpeechRequest(body.input, body.voice, body.speed, body.response_format),
+            placement=caller.placement,
             timeout_s=services.settings.tts_timeout_s,
             carrier=services.telemetry.carrier(),
         )
-        return Served(sound, len(body.input), engine.engine, engine.model)
+        return Served(spoken.value, len(body.input), spoken.engine, spoken.model)
 
     work = Work(
         caller=caller,
@@ -83,7 +84,7 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
     return await services.metered.run_stream(work, MEDIA_TYPES[body.response_format], [_GENERATED])
 
 
-def _check(services: Services, body: SpeechBody) -> EngineInfo:
+def _check(services: Services, caller: Caller, body: SpeechBody) -> None:
     if not body.input.strip():
         raise BodyError("`input` is empty: there is nothing to say.", "input")
     if len(body.input) > MAX_SPEECH_CHARACTERS:
@@ -91,6 +92,5 @@ def _check(services: Services, body: SpeechBody) -> EngineInfo:
     if body.stream_format == "sse":
         raise BodyError("`stream_format` is `audio`: this model does not stream events.", "stream_format")
     engine = require_engine(services.serving.catalog, "tts", body.model)
-    if body.voice not in engine.voices:
+    if caller.placement != "remote" and body.voice not in engine.voices:
         raise BodyError("There is no such voice. `GET /v1/models` lists them under `voices`.", "voice")
-    return engine

@@ -99,7 +99,8 @@ async def client(host: Host) -> AsyncIterator[ServingClient]:
 
 async def spoken(client: ServingClient, text: str, response_format: SpeechFormat = "wav") -> bytes:
     request = SpeechRequest(text, "alloy", 1.0, response_format)
-    return b"".join([piece.sound async for piece in client.speak(request, timeout_s=30)])
+    answered = await client.speak(request, timeout_s=30)
+    return b"".join([piece.sound async for piece in answered.value])
 
 
 async def test_the_host_says_which_engine_answers_for_each_part(host: Host) -> None:
@@ -171,18 +172,19 @@ async def test_a_long_file_goes_in_windows_and_its_times_go_on(client: ServingCl
 
 
 async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingClient) -> None:
-    pieces = client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)
-    assert await anext(pieces)
-    await pieces.aclose()  # type: ignore[attr-defined]
+    answered = await client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)
+    assert await anext(answered.value)
+    await answered.value.aclose()
     assert await spoken(client, "Still here.")
 
 
 async def test_sentences_of_both_languages_are_classified_in_one_call(client: ServingClient) -> None:
     texts = ["Where is my order?", "I want my money back."]
-    answers = await client.classify("retail-en", texts, top_k=2, threshold=None, timeout_s=15)
+    answers = (await client.classify("retail-en", texts, top_k=2, threshold=None, timeout_s=15)).value
     assert [answer.intent for answer in answers] == ["order_status", "refund_status"]
     assert all(len(answer.ranking) == 2 for answer in answers)
-    (answer,) = await client.classify("retail-zh-TW", ["我要取消訂單"], top_k=1, threshold=0.0, timeout_s=15)
+    cancel = await client.classify("retail-zh-TW", ["我要取消訂單"], top_k=1, threshold=0.0, timeout_s=15)
+    (answer,) = cancel.value
     assert (answer.intent, answer.out_of_scope) == ("cancel_order", False)
 
 
@@ -191,7 +193,7 @@ async def test_bad_input_is_named_for_what_it_is(client: ServingClient) -> None:
         return await client.transcribe(upload, RecognitionRequest(language=language), timeout_s=30)
 
     async def said(text: str, voice: str) -> Any:
-        return [piece async for piece in client.speak(SpeechRequest(text, voice), timeout_s=30)]
+        return await client.speak(SpeechRequest(text, voice), timeout_s=30)
 
     cases: list[tuple[Any, type[DomainError]]] = [
         (transcribed(b""), EmptyAudioError),
