@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -54,6 +55,7 @@ _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
 _CONNECT_S = 60.0
 _CHECK_S = 3.0
+_CHECKED_S = 1.0
 _RETRY_S = 0.1
 _UNDETERMINED = "und"
 
@@ -89,6 +91,8 @@ class ServingClient:
         self._remote = remote
         self._checks = ThreadPoolExecutor(1, "serving-check")
         self._check: asyncio.Future[dict[str, str]] | None = None
+        self._up: dict[Product, bool] = {}
+        self._up_until_s = 0.0
         self.catalog = catalog
 
     @classmethod
@@ -186,7 +190,9 @@ class ServingClient:
             pieces = there.speak(request)
             return Answered(await begun(pieces, timeout_s), there.engine, there.tts_model)
 
-        return await placed(placement, local, self._remote and partial(remote, self._remote))
+        return await placed(
+            placement, local, self._remote and partial(remote, self._remote), partial(self._is_up, "tts")
+        )
 
     async def classify(
         self,
@@ -216,7 +222,12 @@ class ServingClient:
             return Answered(await there.classify(set_name, texts, top_k, threshold), there.engine, set_name)
 
         async with deadline(timeout_s):
-            return await placed(placement, local, self._remote and partial(remote, self._remote))
+            return await placed(
+                placement,
+                local,
+                self._remote and partial(remote, self._remote),
+                partial(self._is_up, "intent"),
+            )
 
     async def check(self) -> dict[Product, bool]:
         """Which products can answer now, by the word of Serve's controller; all False when it is silent.
@@ -236,6 +247,13 @@ class ServingClient:
             for product, needed in _PRODUCTS.items()
         }
 
+    async def _is_up(self, product: Product) -> bool:
+        """What `check` says, a second old at most."""
+        if time.monotonic() >= self._up_until_s:
+            self._up = await self.check()
+            self._up_until_s = time.monotonic() + _CHECKED_S
+        return self._up[product]
+
     async def until_lost(self) -> None:
         """Wait for as long as the raylet lives through which this process joined the cluster."""
         with suppress(OSError), connect_to_raylet() as raylet:
@@ -251,7 +269,9 @@ class ServingClient:
 
     def _recogniser(self, placement: Placement, trace: Mapping[str, str]) -> PlacedRecogniser:
         remote = None if self._remote is None else self._remote.recognise
-        return PlacedRecogniser(placement, partial(self._recognise, trace), remote)
+        return PlacedRecogniser(
+            placement, partial(self._recognise, trace), remote, partial(self._is_up, "asr")
+        )
 
     def _answered(self, recogniser: PlacedRecogniser) -> tuple[str, str]:
         """The engine and its model, when a file was recognised."""

@@ -1,7 +1,7 @@
 """Where a call runs: on the engines here, or at the remote endpoint.
 
 A tenant's placement decides. `local_only`: here. `remote`: there. `prefer_local`: here, and there where the
-call is refused here before anything was done, because the queue is full or the engine is away.
+call is refused here, because the queue is full or the engine is away.
 """
 
 import asyncio
@@ -32,12 +32,17 @@ def ran_on(engine: str) -> Place:
 
 
 async def placed(
-    placement: Placement, local: Callable[[], Awaitable[T]], remote: Callable[[], Awaitable[T]] | None
+    placement: Placement,
+    local: Callable[[], Awaitable[T]],
+    remote: Callable[[], Awaitable[T]] | None,
+    is_up: Callable[[], Awaitable[bool]],
 ) -> T:
     """Make a call where its tenant's placement lets it run. What is no placement is `local_only`.
 
     Args:
         remote: None where there is no remote endpoint; `prefer_local` then is `local_only`.
+        is_up: whether there is an engine here: without one a call would wait for it until its deadline. It is
+            asked where there is somewhere else to go.
 
     Raises:
         EngineUnavailableError: `remote`, and there is none.
@@ -49,6 +54,8 @@ async def placed(
     if placement != "prefer_local" or remote is None:
         return await local()
     try:
+        if not await is_up():
+            raise EngineUnavailableError
         with domain_errors():
             return await local()
     except (OverloadedError, EngineUnavailableError) as refused:
@@ -63,12 +70,20 @@ class PlacedRecogniser:
 
     Args:
         local: waits for room by itself in a file that was begun.
+        is_up: as for `placed`.
     """
 
-    def __init__(self, placement: Placement, local: Recognise, remote: Recognise | None) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        local: Recognise,
+        remote: Recognise | None,
+        is_up: Callable[[], Awaitable[bool]],
+    ) -> None:
         self._placement: Placement = placement
         self._local = local
         self._remote = remote
+        self._is_up = is_up
         self._is_settled = asyncio.Lock()
         self.place: Place | None = _certain_place(placement, has_remote=remote is not None)
 
@@ -81,6 +96,7 @@ class PlacedRecogniser:
                         self._placement,
                         lambda: self._at("local", window, asked),
                         lambda: self._at("remote", window, asked),
+                        self._is_up,
                     )
         return await self._at(self.place, window, asked)
 

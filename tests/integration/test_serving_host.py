@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from infra.errors import DomainError
 from infra.processes import HOME_MARK, end_left_behind, left_behind
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 from infra.telemetry import Telemetry
 from serving.client import ServingClient
 from serving.contract import RecognitionRequest, SpeechFormat, SpeechRequest
@@ -33,7 +33,11 @@ from serving.errors import (
     UnsupportedLanguageError,
 )
 from serving.media.decode import windows
+from serving.placement import Placement
 from serving.ray_environment import clear_short_folder
+from serving.remote.engines import open_remote
+from tests.elsewhere import Elsewhere
+from tests.elsewhere import spoken as elsewhere_speech
 
 START_TIMEOUT_S = 120.0
 SENTENCE = "Where is my money?"
@@ -88,13 +92,23 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         end_left_behind(started.home)
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    """The remote endpoint that all tests here have, and few may send to."""
+    listening = Elsewhere()
+    yield listening
+    listening.close()
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(host: Host) -> AsyncIterator[ServingClient]:
+async def client(host: Host, elsewhere: Elsewhere) -> AsyncIterator[ServingClient]:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    connected = await ServingClient.connect(host.address, host.settings, Telemetry.from_environ("test", {}))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
-    yield connected
-    connected.close()
+    telemetry = Telemetry.from_environ("test", {})
+    async with open_remote(load_settings(elsewhere.environ() | {"REMOTE_MAX_CALLS": "600"})) as remote:
+        connected = await ServingClient.connect(host.address, host.settings, telemetry, remote)
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+        yield connected
+        connected.close()
 
 
 async def spoken(client: ServingClient, text: str, response_format: SpeechFormat = "wav") -> bytes:
@@ -237,21 +251,70 @@ async def test_a_cancelled_call_makes_room_at_once(client: ServingClient) -> Non
     assert time.monotonic() - begun < 8
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(client: ServingClient) -> None:
+async def flooded(client: ServingClient, calls: int, placement: Placement) -> Counter[str]:
+    """Who answered calls that came together; `refused` where nobody did."""
+
     async def asked() -> str:
         begun = time.monotonic()
         try:
-            await client.classify("retail-zh-TW", ["我要退貨"], top_k=1, threshold=None, timeout_s=60)
+            answered = await client.classify(
+                "retail-zh-TW", ["我要退貨"], top_k=1, threshold=None, placement=placement, timeout_s=60
+            )
         except OverloadedError as error:
             assert error.retry_after_s >= 1
             assert time.monotonic() - begun < 5
             return "refused"
-        return "answered"
+        return answered.engine
 
-    outcomes = Counter(await asyncio.gather(*(asked() for _ in range(600))))
+    return Counter(await asyncio.gather(*(asked() for _ in range(calls))))
+
+
+async def test_a_full_queue_refuses_at_once_and_what_is_local_only_does_not_leave(
+    client: ServingClient, elsewhere: Elsewhere
+) -> None:
+    """Nothing of any test up to here left: none of them said that it may."""
+    outcomes = await flooded(client, 600, "local_only")
     assert outcomes["refused"] > 50
-    assert outcomes["answered"] >= 256
+    assert outcomes["minilm-linear"] >= 256
+    assert outcomes.total() == outcomes["refused"] + outcomes["minilm-linear"]
+    assert elsewhere.sent == []
     assert await client.check() == {"asr": True, "intent": True, "tts": True}
+
+
+async def test_what_prefers_to_stay_leaves_when_the_queue_is_full_and_not_before(
+    client: ServingClient, elsewhere: Elsewhere
+) -> None:
+    elsewhere.reset()
+    few = await client.classify(
+        "retail-en", ["Where is it?"], top_k=1, threshold=None, placement="prefer_local", timeout_s=15
+    )
+    assert (few.engine, elsewhere.sent) == ("minilm-linear", [])
+    outcomes = await flooded(client, 400, "prefer_local")
+    assert outcomes["minilm-linear"] >= 256
+    assert outcomes[f"remote:{elsewhere.host}"] == len(elsewhere.sent) == 400 - outcomes["minilm-linear"] > 50
+
+
+async def test_a_long_file_is_decoded_here_and_recognised_there_in_order(
+    client: ServingClient, elsewhere: Elsewhere
+) -> None:
+    file = await spoken(client, "We are going to the market tomorrow. " * 24)
+    elsewhere.reset()
+    transcript = await client.transcribe(
+        file, RecognitionRequest(language="fr"), placement="remote", timeout_s=60
+    )
+    decoded = list(windows(file))
+    assert sorted(sent.pcm for sent in elsewhere.sent) == sorted(window.pcm for window in decoded)
+    assert transcript.audio_ms == sum(window.duration_ms for window in decoded)
+    assert [segment.start_ms for segment in transcript.segments] == [window.start_ms for window in decoded]
+    assert transcript.text == " ".join(["Some words."] * len(decoded))
+    assert (transcript.engine, transcript.model) == (f"remote:{elsewhere.host}", "whisper-1")
+
+
+async def test_speech_from_there_is_passed_on_as_it_is(client: ServingClient, elsewhere: Elsewhere) -> None:
+    request = SpeechRequest("Hello.", "a voice of theirs", 1.0, "opus")
+    answered = await client.speak(request, placement="remote", timeout_s=30)
+    assert b"".join([piece.sound async for piece in answered.value]) == elsewhere_speech("Hello.")
+    assert (answered.engine, answered.model) == (f"remote:{elsewhere.host}", "tts-1")
 
 
 async def test_a_killed_host_takes_ray_with_it_and_the_rest_is_found_by_its_mark(tmp_path: Path) -> None:
