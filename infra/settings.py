@@ -9,7 +9,7 @@ import msgspec
 
 from infra.errors import StartupError
 
-_REMOTE_URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#@\\]*)?", re.ASCII)
+_REMOTE_URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#\\]*)?", re.ASCII)
 _HEADER_WORD = re.compile(r"[!-~]+")
 
 

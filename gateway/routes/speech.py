@@ -57,7 +57,7 @@ async def create_speech(request: AnyRequest) -> ASGIApp:
 
     The sound is streamed as it is spoken. Charged by the text's characters. It is marked as made by a
     machine, as rules on generated media ask: by the header `x-aiaas-generated`, and in the metadata of mp3,
-    opus, flac and wav, as the file's comment.
+    opus, flac and wav, as the file's comment; what a remote endpoint spoke has the metadata that it gave it.
     """
     services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)

@@ -1,12 +1,14 @@
 """One endpoint over HTTP, within bounds.
 
 httpx and not the official client: an endpoint of ours has routes that the client does not know, and what
-comes back is read here only as far as its bounds. Proxies of the environment are not used.
+comes back is read here only as far as its bounds. Proxies of the environment are not used; cookies are not
+kept, so that one tenant's call says nothing of another's.
 """
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -41,6 +43,7 @@ class Endpoint:
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
             transport=httpx.AsyncHTTPTransport(limits=limits, retries=_CONNECT_RETRIES),
             follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
         self._max_calls = max_calls
         self._in_hand = 0

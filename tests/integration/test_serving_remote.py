@@ -182,10 +182,12 @@ async def test_who_leaves_a_stream_is_not_spoken_to_any_longer(
             hung_up.set()
 
     elsewhere.answer = endless
-    pieces = await begun(remote.speak(SPEECH), timeout_s=5)
+    sound = remote.speak(SPEECH)
+    pieces = await begun(sound, timeout_s=5)
     assert await anext(pieces)
     await pieces.aclose()
     assert await asyncio.to_thread(hung_up.wait, 5)
+    assert await anext(sound, None) is None  # ended, and not only left to be found by the collector
 
 
 async def test_the_wait_for_each_piece_is_bounded(elsewhere: Elsewhere, remote: RemoteEngines) -> None:
@@ -306,6 +308,7 @@ async def test_an_answer_of_no_use_is_none_and_nothing_is_sent_twice(
     [
         lambda call: call.answer(b"<html>please log in</html>", kind="text/html"),
         lambda call: call.answer(b"", kind="audio/mpeg"),
+        lambda call: call.answer(gzip.compress(b"sound"), 200, {"content-encoding": "gzip"}, "audio/mpeg"),
     ],
 )
 async def test_what_is_no_sound_is_not_passed_on(
@@ -314,6 +317,13 @@ async def test_what_is_no_sound_is_not_passed_on(
     elsewhere.answer = answer
     with pytest.raises(EngineUnavailableError):
         await begun(remote.speak(SPEECH), timeout_s=5)
+
+
+async def test_one_call_carries_nothing_of_another(elsewhere: Elsewhere, remote: RemoteEngines) -> None:
+    elsewhere.answer = lambda call: call.answer({"text": "a"}, headers={"set-cookie": "who=tenant; path=/"})
+    await remote.recognise(WINDOW, ENGLISH)
+    await remote.recognise(WINDOW, ENGLISH)
+    assert [sent.headers.get("cookie") for sent in elsewhere.sent] == [None, None]
 
 
 async def test_an_endpoint_that_is_away_is_unavailable() -> None:
