@@ -84,11 +84,13 @@ class PlacedRecogniser:
         self._local = local
         self._remote = remote
         self._is_up = is_up
+        self._is_begun = False
         self._is_settled = asyncio.Lock()
         self.place: Place | None = _certain_place(placement, has_remote=remote is not None)
 
     async def __call__(self, window: Window, asked: RecognitionRequest) -> Recognised:
         """See `serving.transcription.Recognise`."""
+        is_first, self._is_begun = not self._is_begun, True
         if self.place is None:
             async with self._is_settled:
                 if self.place is None:
@@ -98,15 +100,20 @@ class PlacedRecogniser:
                         lambda: self._at("remote", window, asked),
                         self._is_up,
                     )
-        return await self._at(self.place, window, asked)
+        # A file that was begun is not refused half-way: it waits for room until its deadline.
+        while True:
+            try:
+                return await self._at(self.place, window, asked)
+            except OverloadedError as error:
+                if is_first or self.place == "local":
+                    raise
+                await asyncio.sleep(error.retry_after_s)
 
     async def _at(self, place: Place, window: Window, asked: RecognitionRequest) -> Recognised:
-        if place == "local":
-            recognised = await self._local(window, asked)
-        elif self._remote is None:
+        recognise = self._local if place == "local" else self._remote
+        if recognise is None:
             raise _no_remote()
-        else:
-            recognised = await _patiently(self._remote, window, asked)
+        recognised = await recognise(window, asked)
         self.place = place
         return recognised
 
@@ -141,17 +148,6 @@ def _certain_place(placement: Placement, *, has_remote: bool) -> Place | None:
     if placement == "remote":
         return "remote"
     return None if placement == "prefer_local" and has_remote else "local"
-
-
-async def _patiently(recognise: Recognise, window: Window, asked: RecognitionRequest) -> Recognised:
-    """A file that was begun is not refused half-way: it waits for room until its deadline."""
-    while True:
-        try:
-            return await recognise(window, asked)
-        except OverloadedError as error:
-            if window.start_ms == 0:
-                raise
-            await asyncio.sleep(error.retry_after_s)
 
 
 def _no_remote() -> EngineUnavailableError:

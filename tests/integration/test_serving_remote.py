@@ -466,8 +466,18 @@ async def test_a_file_that_was_begun_there_waits_for_room_there(
     elsewhere.answer = busy_once
     recognise = PlacedRecogniser("remote", remote.recognise, remote.recognise, yes)
     await recognise(WINDOW, ENGLISH)
-    assert (await recognise(Window(PCM, 2000, 2000), ENGLISH)).segments
+    assert (await recognise(WINDOW, ENGLISH)).segments  # the first one of a call's other channel
     assert len(elsewhere.sent) == 3
+
+
+async def test_a_file_is_refused_there_before_it_is_begun(
+    elsewhere: Elsewhere, remote: RemoteEngines
+) -> None:
+    elsewhere.answer = lambda call: call.refuse(429, retry_after="1")
+    recognise = PlacedRecogniser("remote", remote.recognise, remote.recognise, yes)
+    with pytest.raises(OverloadedError):
+        await asyncio.wait_for(recognise(WINDOW, ENGLISH), 3)
+    assert len(elsewhere.sent) == 1
 
 
 def test_where_a_call_ran_is_read_from_its_engine(elsewhere: Elsewhere) -> None:
