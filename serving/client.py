@@ -43,6 +43,7 @@ from serving.errors import (
     UnsupportedTaskError,
 )
 from serving.joining import join
+from serving.listening import Listening, listen
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
 from serving.transcription import hear
@@ -69,6 +70,7 @@ class ServingClient:
 
     def __init__(self, handles: Mapping[str, Any], catalog: Catalog, telemetry: Telemetry) -> None:
         self._media = handles["media"].windows.options(stream=True)
+        self._measured = handles["media"].measured_windows.options(stream=True)
         self._asr = handles["asr"].recognise
         self._intent = handles["intent"].classify
         self._tts = handles["tts"].speak.options(stream=True)
@@ -141,6 +143,28 @@ class ServingClient:
             engine=engine.engine,
             model=engine.model,
         )
+
+    async def listen(
+        self,
+        upload: bytes,
+        asked: RecognitionRequest,
+        *,
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Listening:
+        """Transcribe as `transcribe` does, and give each window as soon as it is heard.
+
+        Returns when the first window is heard and the whole file measured, at the same time. `timeout_s`
+        bounds all of it.
+
+        Raises: as `transcribe` does, here and between windows.
+        """
+        asked = self._settled(asked)
+        trace = self._carrier(carrier)
+        stream = self._measured.remote(upload, trace)
+        audio_ms, heard = await listen(stream, asked, partial(self._recognise, trace), timeout_s)
+        engine = self.catalog.engine("asr")
+        return Listening(audio_ms, heard, engine.engine, engine.model)
 
     async def speak(
         self, request: SpeechRequest, *, timeout_s: float, carrier: Mapping[str, str] | None = None

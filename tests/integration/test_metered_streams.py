@@ -9,7 +9,7 @@ import pytest
 
 from billing.ledger import Ledger
 from billing.requests import KEPT_S, IdempotentRequests, Identity
-from gateway.answer import Answer, StreamedAnswer
+from gateway.answer import Answer, Piece, StreamedAnswer, StreamKind
 from gateway.customers import create_customer
 from gateway.limits import ConcurrencyLimitError, Limits
 from gateway.metered import Metered, Rendered, Served, Work
@@ -17,13 +17,13 @@ from gateway.repeats import Repeatable
 from infra.database import Pool
 from infra.errors import DomainError
 from infra.telemetry import Telemetry
-from serving.contract import SpeechPiece
 from tenants.records import KeyRecord
 from tests.billing_sessions import entries, in_flight
 from tests.billing_world import audit, open_ledger, until
 
 SEND = Callable[[Any], Awaitable[None]]
-WHOLE = [SpeechPiece(b"one", 4), SpeechPiece(b"two", 7), SpeechPiece(b"three", 10)]
+WHOLE = [Piece(b"one", 4), Piece(b"two", 7), Piece(b"three", 10)]
+SOUND = StreamKind("audio/wav")
 
 
 class EngineFailedError(DomainError):
@@ -52,9 +52,7 @@ async def caller(pool: Pool) -> KeyRecord:
     return KeyRecord("key_1", tenant.tenant_id, frozenset({"asr", "intent", "tts"}), (), None, None)
 
 
-async def sound(
-    pieces: int, broken: bool, hold: asyncio.Event | None = None
-) -> AsyncGenerator[SpeechPiece, None]:
+async def sound(pieces: int, broken: bool, hold: asyncio.Event | None = None) -> AsyncGenerator[Piece, None]:
     """The first `pieces` of the whole, then its end or a failure; after the first it waits for `hold`."""
     for number, piece in enumerate(WHOLE[:pieces]):
         if number == 1 and hold is not None:
@@ -67,11 +65,12 @@ async def sound(
 async def stream(
     metered: Metered,
     caller: KeyRecord,
-    pieces: AsyncGenerator[SpeechPiece, None],
+    pieces: AsyncGenerator[Piece, None],
     repeatable: Repeatable | None = None,
+    kind: StreamKind = SOUND,
 ) -> StreamedAnswer:
-    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
-        return Served(pieces, WHOLE[-1].characters, "engine", "model")
+    async def serve() -> Served[AsyncGenerator[Piece, None]]:
+        return Served(pieces, WHOLE[-1].units, "engine", "model")
 
     work = Work(
         caller=caller,
@@ -79,10 +78,10 @@ async def stream(
         trace={},
         timeout_s=5.0,
         repeatable=repeatable,
-        units_ahead=WHOLE[-1].characters,
+        units_ahead=WHOLE[-1].units,
         serve=serve,
     )
-    return await metered.run_stream(work, "audio/wav")
+    return await metered.run_stream(work, kind)
 
 
 class Connection:
