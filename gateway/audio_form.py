@@ -1,16 +1,20 @@
 """What both endpoints that turn speech into text share: their form, and the call behind it."""
 
-from typing import Any, cast, get_args
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar, cast, get_args
 from uuid import UUID
 
 import msgspec
 from litestar.datastructures import UploadFile
 from litestar.types import ASGIApp
 
+from gateway.answer import Piece, hung_up
 from gateway.auth import Caller, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_form
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, MissingValueError
+from gateway.events import TranscriptEvents, event_stream, transcript_pieces
 from gateway.metered import Rendered, Served, Work
 from gateway.repeats import repeatable
 from gateway.services import Services, services_of
@@ -20,9 +24,12 @@ from openapi.wire import MAX_UPLOAD_BYTES
 from serving.contract import RecognitionRequest, Task, Transcript
 from serving.errors import UnsupportedTaskError
 
+T = TypeVar("T")
+
 MAX_FORM_BYTES = MAX_UPLOAD_BYTES + 64 * 1024
 _MAX_PROMPT_CHARACTERS = 2000
 _GRANULARITIES = frozenset({"word", "segment"})
+_STREAMED_FORMATS = ("json", "verbose_json")
 
 COMMON_FIELDS: dict[str, Any] = {
     "file": BINARY | {"description": "wav, flac, mp3, ogg/opus, m4a or webm; up to 25 MB."},
@@ -42,6 +49,12 @@ COMMON_FIELDS: dict[str, Any] = {
         "plausible. The bundled recogniser makes no use of it.",
     },
     "response_format": {"type": "string", "enum": list(get_args(TranscriptFormat)), "default": "json"},
+    "stream": {
+        "type": "boolean",
+        "default": False,
+        "description": "Answer with events as the text becomes known: a delta for each segment, and the "
+        "whole text at the end. With `json` or `verbose_json`, which adds each segment with its times.",
+    },
 }
 
 
@@ -53,10 +66,12 @@ class AudioForm(msgspec.Struct, frozen=True):
     asked: RecognitionRequest
     response_format: TranscriptFormat
     granularities: frozenset[str]
+    is_streamed: bool
 
     def fingerprint(self) -> bytes:
         """All that the form asks for, but for the sound; a multipart body differs each time it is sent."""
-        asked = (self.model, self.asked, self.response_format, sorted(self.granularities))
+        format_of_answer = (self.response_format, sorted(self.granularities), self.is_streamed)
+        asked = (self.model, self.asked, *format_of_answer)
         return msgspec.json.encode(asked)
 
 
@@ -81,19 +96,40 @@ async def answer_form(request: AnyRequest, task: Task) -> ASGIApp:
         )
         return Served(transcript, transcript.audio_ms, transcript.engine, transcript.model)
 
+    async def listen() -> "Served[AsyncGenerator[Piece, None]]":
+        listening = await services.serving.listen(
+            upload,
+            form.asked,
+            placement=caller.placement,
+            timeout_s=services.settings.asr_timeout_s,
+            carrier=services.telemetry.carrier(),
+        )
+        events = TranscriptEvents(
+            task,
+            is_verbose=form.response_format == "verbose_json",
+            wants_words="word" in form.granularities,
+        )
+        pieces = transcript_pieces(listening, events)
+        return Served(pieces, listening.audio_ms, listening.engine, listening.model)
+
     def rendered(served: "Served[Transcript]", _: UUID) -> Rendered:
         return Rendered(*render(served.value, form.response_format, form.granularities, task))
 
-    work = Work(
-        caller=caller,
-        product="asr",
-        trace=trace_of(request),
-        timeout_s=services.settings.asr_timeout_s,
-        repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
-        units_ahead=1,  # a sound that lasts; how long is known when it is decoded
-        serve=serve,
-    )
-    return await services.metered.run(work, rendered)
+    def work(serve: Callable[[], Awaitable[Served[T]]]) -> Work[T]:
+        return Work(
+            caller=caller,
+            product="asr",
+            trace=trace_of(request),
+            timeout_s=services.settings.asr_timeout_s,
+            repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
+            units_ahead=1,  # a sound that lasts; how long is known when it is decoded
+            serve=serve,
+            left=partial(hung_up, request.receive),
+        )
+
+    if form.is_streamed:
+        return await services.metered.run_stream(work(listen), event_stream())
+    return await services.metered.run(work(serve), rendered)
 
 
 def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
@@ -107,8 +143,12 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
         raise BodyError(
             f"`response_format` is one of: {', '.join(get_args(TranscriptFormat))}.", "response_format"
         )
-    if (_text(fields, "stream") or "false").lower() == "true":
-        raise BodyError("This model does not stream transcriptions. Leave `stream` out.", "stream")
+    is_streamed = _is_streamed(fields)
+    if is_streamed and form not in _STREAMED_FORMATS:
+        raise BodyError(
+            f"`response_format` is one of: {', '.join(_STREAMED_FORMATS)}, where `stream` is true.",
+            "response_format",
+        )
     granularities = _granularities(fields, form)
     return AudioForm(
         upload=_upload(fields),
@@ -122,7 +162,15 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
         ),
         response_format=cast(TranscriptFormat, form),
         granularities=granularities,
+        is_streamed=is_streamed,
     )
+
+
+def _is_streamed(fields: dict[str, list[Any]]) -> bool:
+    told = (_text(fields, "stream") or "false").lower()
+    if told not in ("true", "false"):
+        raise BodyError("`stream` is `true` or `false`.", "stream")
+    return told == "true"
 
 
 def _require_known(services: Services, caller: Caller, form: AudioForm) -> None:

@@ -45,6 +45,7 @@ from serving.errors import (
     UnsupportedTaskError,
 )
 from serving.joining import join
+from serving.listening import Listening, listen
 from serving.placement import PlacedRecogniser, Placement, begun, placed
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
@@ -84,6 +85,7 @@ class ServingClient:
         remote: RemoteEngines | None = None,
     ) -> None:
         self._media = handles["media"].windows.options(stream=True)
+        self._measured = handles["media"].measured_windows.options(stream=True)
         self._asr = handles["asr"].recognise
         self._intent = handles["intent"].classify
         self._tts = handles["tts"].speak.options(stream=True)
@@ -164,6 +166,30 @@ class ServingClient:
             engine=engine,
             model=model,
         )
+
+    async def listen(
+        self,
+        upload: bytes,
+        asked: RecognitionRequest,
+        *,
+        placement: Placement = "local_only",
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Listening:
+        """Transcribe as `transcribe` does, and give each window as soon as it is heard.
+
+        Returns when the first window is heard and the whole file measured, at the same time. `timeout_s`
+        bounds all of it.
+
+        Raises: as `transcribe` does, here and between windows.
+        """
+        asked = asked if placement == "remote" else self._settled(asked)
+        trace = self._carrier(carrier)
+        recognise = self._recogniser(placement, trace)
+        stream = self._measured.remote(upload, trace)
+        audio_ms, heard = await listen(stream, asked, recognise, timeout_s)
+        engine, model = self._answered(recognise)  # known by the first window
+        return Listening(audio_ms, heard, engine, model)
 
     async def speak(
         self,

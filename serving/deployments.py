@@ -30,7 +30,6 @@ from serving.contract import (
     Synthesiser,
     Window,
 )
-from serving.errors import NothingToSpeakError
 
 Carrier = Mapping[str, str]
 Piece = TypeVar("Piece")
@@ -75,6 +74,28 @@ class MediaReplica:
         with self._telemetry.span("serve.media", carrier):
             async for window in _in_thread(windows(upload), self._threads):
                 yield window
+
+    async def measured_windows(self, upload: bytes, carrier: Carrier) -> AsyncIterator[Window | int]:
+        """As `windows`, with the whole file's length in ms ahead of the second window.
+
+        The file is decoded twice: once to the end for its length, while the first window is recognised.
+        """
+        is_measured = False
+        async for window in self.windows(upload, carrier):
+            yield window
+            if not is_measured:
+                yield await self._length_ms(upload, carrier)
+                is_measured = True
+
+    async def _length_ms(self, upload: bytes, carrier: Carrier) -> int:
+        from serving.media.measure import lengths_ms
+
+        length_ms = 0
+        with self._telemetry.span("serve.measure", carrier):
+            # A step for each window: others have their turn between, and whoever leaves ends it.
+            async for so_far_ms in _in_thread(lengths_ms(upload), self._threads):
+                length_ms = so_far_ms
+        return length_ms
 
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""
@@ -241,19 +262,10 @@ class TtsReplica:
                 yield piece
 
     def _file(self, request: SpeechRequest) -> Iterator[SpeechPiece]:
-        from serving.media.encode import speech_encoder
+        from serving.media.speech_file import speech_file
 
-        encoder = speech_encoder(request.response_format, self._synthesiser.sample_rate_hz)
-        is_silent, complete = True, 0
-        for spoken in self._synthesiser.speak(request.text, request.voice, request.speed):
-            is_silent = False
-            # The encoder holds a sentence's last moments back: it is complete when the next one comes.
-            if encoded := encoder.feed(spoken.pcm):
-                yield SpeechPiece(encoded, complete)
-            complete = spoken.characters
-        if is_silent:
-            raise NothingToSpeakError
-        yield SpeechPiece(encoder.finish(), len(request.text))
+        spoken = self._synthesiser.speak(request.text, request.voice, request.speed)
+        return speech_file(spoken, request, self._synthesiser.sample_rate_hz)
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""

@@ -1,5 +1,7 @@
 """Where a tenant's calls may be answered, as its developer and the operator see it."""
 
+import base64
+import json
 import time
 from collections.abc import Iterator
 
@@ -160,3 +162,26 @@ def test_a_placement_or_tenant_that_is_not_there_is_refused(
     done = stack.run_cli("tenant", "set-placement", tenant_id.replace("TENANT", tenant.tenant_id), placement)
     assert done.returncode != 0
     assert stack.cli("tenant", "show", tenant.tenant_id)["placement"] == "local_only"
+
+
+def test_what_a_remote_tenant_asks_for_as_events_comes_from_there_too(
+    stack: Stack, tenant: TenantOfTest, elsewhere: Elsewhere
+) -> None:
+    file = say(stack, tenant.key).content
+    place(stack, tenant, "remote")
+    client = stack.openai(tenant.key)
+    heard = list(
+        client.audio.transcriptions.create(
+            model="whisper-1", file=("a.wav", file), language="en", stream=True
+        )
+    )
+    assert heard[-1].type == "transcript.text.done"
+    assert heard[-1].text == "Some words."
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="alloy", input=TEXT, stream_format="sse"
+    ) as spoken_there:
+        events = [json.loads(line[5:]) for line in spoken_there.iter_lines() if line.startswith("data:")]
+    deltas = [event["audio"] for event in events if event["type"] == "speech.audio.delta"]
+    assert b"".join(map(base64.b64decode, deltas)) == spoken(TEXT)
+    assert events[-1]["type"] == "speech.audio.done"
+    assert [sent.path for sent in elsewhere.sent] == ["/v1/audio/transcriptions", "/v1/audio/speech"]
