@@ -99,8 +99,7 @@ async def test_a_first_window_that_is_refused_ends_the_decoding() -> None:
 async def test_the_deadline_is_that_of_the_whole() -> None:
     stream, recogniser = Stream(), Recogniser(held_ms=60_000)
     _, windows = await listen(stream, ASKED, recogniser, 0.3)
-    begun = asyncio.get_running_loop().time()
-    with pytest.raises(DeadlineExceededError):
-        assert [window async for window in windows]
-    assert asyncio.get_running_loop().time() - begun < 1.0
+    async with asyncio.timeout(2):
+        with pytest.raises(DeadlineExceededError):
+            assert [window async for window in windows]
     assert (recogniser.in_hand, stream.is_cancelled) == (0, True)
