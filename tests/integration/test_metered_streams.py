@@ -341,10 +341,11 @@ async def test_a_caller_that_leaves_before_the_charge_ends_the_work_and_is_not_c
         if is_streamed
         else metered.run(work(leaving.serve), lambda served, _: Rendered(b"", "text/plain"))
     )
-    await leaving.begun.wait()
-    leaving.has_left.set()
-    with pytest.raises(CallerLeftError):
-        await running
+    async with asyncio.timeout(5):
+        await leaving.begun.wait()
+        leaving.has_left.set()
+        with pytest.raises(CallerLeftError):
+            await running
     assert leaving.is_cancelled
     assert audit(database_url) == (0, 0)
     assert await is_free(metered, caller)
@@ -357,5 +358,6 @@ async def test_a_stream_whose_charge_is_refused_ends_its_work(
     await ledger.close()
     with pytest.raises(DomainError):
         await stream(metered, caller, pieces)
-    with pytest.raises(StopAsyncIteration):
-        await anext(pieces)
+    async with asyncio.timeout(2):
+        with pytest.raises(StopAsyncIteration):
+            await anext(pieces)

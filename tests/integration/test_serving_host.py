@@ -198,19 +198,6 @@ async def test_a_file_is_measured_while_it_is_heard_window_by_window(client: Ser
         await client.listen(file, RecognitionRequest(), timeout_s=0.5)
 
 
-async def test_whoever_leaves_a_stream_of_windows_makes_room_at_once(client: ServingClient) -> None:
-    file = await spoken(client, "We are going to the market tomorrow. " * 60)
-    short = await spoken(client, SENTENCE)
-    listening = await client.listen(file, RecognitionRequest(), timeout_s=60)
-    await anext(listening.windows)
-    await listening.windows.aclose()
-    begun = time.monotonic()
-    assert (
-        await client.transcribe(short, RecognitionRequest(language="en"), timeout_s=60)
-    ).text == "where is my money"
-    assert time.monotonic() - begun < 8
-
-
 async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingClient) -> None:
     answered = await client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)
     assert await anext(answered.value)

@@ -2,9 +2,12 @@
 
 import base64
 import json
+import threading
 from collections.abc import AsyncGenerator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +114,34 @@ async def test_pieces_of_speech_are_the_file_and_the_last_has_the_end(last: byte
     *deltas, done = data_of(b"".join(piece.body for piece in pieces))
     assert b"".join(base64.b64decode(delta["audio"]) for delta in deltas) == b"\xff\xfbmore" + last
     assert (done["type"], done["usage"]["characters"]) == ("speech.audio.done", 12)
+
+
+class _Broken(BaseHTTPRequestHandler):
+    """Answers with a transcript that breaks off."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        events = TranscriptEvents("transcribe", is_verbose=False, wants_words=False)
+        body = events.heard(Heard((segment("hello"),), 1, "en")) + error_event(OverloadedError())
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_the_official_client_raises_an_error_where_a_stream_breaks_off() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.handle_request).start()
+        client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="key", max_retries=0, timeout=10
+        )
+        stream = client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"x"), stream=True)
+        first = next(stream)
+        assert (first.type, first.delta) == ("transcript.text.delta", "hello")  # type: ignore[union-attr]
+        with pytest.raises(openai.APIError) as broken:
+            next(stream)
+    assert (broken.value.code, broken.value.message) == ("overloaded", OverloadedError().message)
