@@ -23,6 +23,7 @@ from infra.settings import Settings
 from infra.telemetry import Telemetry
 from openapi.document import Json, Route, build_document
 from serving.client import ServingClient
+from serving.remote.engines import RemoteEngines, open_remote
 from tenants.key_cache import KeyCache
 from tenants.last_used import LastUsed
 
@@ -81,7 +82,10 @@ def _lifespan(
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        async with _open_services(settings, database_url, ray_address) as services:
+        async with (
+            open_remote(settings) as remote,
+            _open_services(settings, database_url, ray_address, remote) as services,
+        ):
             app.state["services"] = services
             yield
 
@@ -90,11 +94,11 @@ def _lifespan(
 
 @asynccontextmanager
 async def _open_services(
-    settings: Settings, database_url: str, ray_address: str
+    settings: Settings, database_url: str, ray_address: str, remote: RemoteEngines | None
 ) -> AsyncGenerator[Services, None]:
     telemetry = Telemetry.from_environ("aiaas-gateway", os.environ)
     pool = await open_pool(database_url, _POOL_SIZE, "aiaas-gateway")
-    serving = await ServingClient.connect(ray_address, settings, telemetry)
+    serving = await ServingClient.connect(ray_address, settings, telemetry, remote)
     keys = KeyCache(pool, database_url, lookup_timeout_s=settings.charge_timeout_s / 2)
     last_used = LastUsed(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)

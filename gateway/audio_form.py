@@ -1,16 +1,20 @@
 """What both endpoints that turn speech into text share: their form, and the call behind it."""
 
-from typing import Any, cast, get_args
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar, cast, get_args
 from uuid import UUID
 
 import msgspec
 from litestar.datastructures import UploadFile
 from litestar.types import ASGIApp
 
-from gateway.auth import caller_of, trace_of
+from gateway.answer import Piece, hung_up
+from gateway.auth import Caller, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_form
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, MissingValueError
+from gateway.events import TranscriptEvents, event_stream, transcript_pieces
 from gateway.metered import Rendered, Served, Work
 from gateway.repeats import repeatable
 from gateway.services import Services, services_of
@@ -20,9 +24,12 @@ from openapi.wire import MAX_UPLOAD_BYTES
 from serving.contract import Channels, RecognitionRequest, Task, Transcript
 from serving.errors import UnsupportedTaskError
 
+T = TypeVar("T")
+
 MAX_FORM_BYTES = MAX_UPLOAD_BYTES + 64 * 1024
 _MAX_PROMPT_CHARACTERS = 2000
 _GRANULARITIES = frozenset({"word", "segment"})
+_STREAMED_FORMATS = ("json", "verbose_json")
 
 COMMON_FIELDS: dict[str, Any] = {
     "file": BINARY | {"description": "wav, flac, mp3, ogg/opus, m4a or webm; up to 25 MB."},
@@ -50,6 +57,12 @@ COMMON_FIELDS: dict[str, Any] = {
         "itself, such as the two sides of a telephone call: `verbose_json` names the `channel` of each "
         "segment, `vtt` and `srt` that of each cue, and the duration is charged once for each channel.",
     },
+    "stream": {
+        "type": "boolean",
+        "default": False,
+        "description": "Answer with events as the text becomes known: a delta for each segment, and the "
+        "whole text at the end. With `json` or `verbose_json`, which adds each segment with its times.",
+    },
 }
 
 
@@ -61,10 +74,12 @@ class AudioForm(msgspec.Struct, frozen=True):
     asked: RecognitionRequest
     response_format: TranscriptFormat
     granularities: frozenset[str]
+    is_streamed: bool
 
     def fingerprint(self) -> bytes:
         """All that the form asks for, but for the sound; a multipart body differs each time it is sent."""
-        asked = (self.model, self.asked, self.response_format, sorted(self.granularities))
+        format_of_answer = (self.response_format, sorted(self.granularities), self.is_streamed)
+        asked = (self.model, self.asked, *format_of_answer)
         return msgspec.json.encode(asked)
 
 
@@ -76,31 +91,53 @@ async def answer_form(request: AnyRequest, task: Task) -> ASGIApp:
     """
     services, caller = services_of(request), caller_of(request)
     form = _check(await read_form(request), task)
-    _require_known(services, form)
+    _require_known(services, caller, form)
     upload = await form.upload.read()
 
     async def serve() -> "Served[Transcript]":
         transcript = await services.serving.transcribe(
             upload,
             form.asked,
+            placement=caller.placement,
             timeout_s=services.settings.asr_timeout_s,
             carrier=services.telemetry.carrier(),
         )
         return Served(transcript, transcript.audio_ms, transcript.engine, transcript.model)
 
+    async def listen() -> "Served[AsyncGenerator[Piece, None]]":
+        listening = await services.serving.listen(
+            upload,
+            form.asked,
+            placement=caller.placement,
+            timeout_s=services.settings.asr_timeout_s,
+            carrier=services.telemetry.carrier(),
+        )
+        events = TranscriptEvents(
+            task,
+            is_verbose=form.response_format == "verbose_json",
+            wants_words="word" in form.granularities,
+        )
+        pieces = transcript_pieces(listening, events)
+        return Served(pieces, listening.audio_ms, listening.engine, listening.model)
+
     def rendered(served: "Served[Transcript]", _: UUID) -> Rendered:
         return Rendered(*render(served.value, form.response_format, form.granularities, task))
 
-    work = Work(
-        caller=caller,
-        product="asr",
-        trace=trace_of(request),
-        timeout_s=services.settings.asr_timeout_s,
-        repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
-        units_ahead=1,  # a sound that lasts; how long is known when it is decoded
-        serve=serve,
-    )
-    return await services.metered.run(work, rendered)
+    def work(serve: Callable[[], Awaitable[Served[T]]]) -> Work[T]:
+        return Work(
+            caller=caller,
+            product="asr",
+            trace=trace_of(request),
+            timeout_s=services.settings.asr_timeout_s,
+            repeatable=repeatable(caller, request, lambda: [form.fingerprint(), upload]),
+            units_ahead=1,  # a sound that lasts; how long is known when it is decoded
+            serve=serve,
+            left=partial(hung_up, request.receive),
+        )
+
+    if form.is_streamed:
+        return await services.metered.run_stream(work(listen), event_stream())
+    return await services.metered.run(work(serve), rendered)
 
 
 def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
@@ -114,8 +151,12 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
         raise BodyError(
             f"`response_format` is one of: {', '.join(get_args(TranscriptFormat))}.", "response_format"
         )
-    if (_text(fields, "stream") or "false").lower() == "true":
-        raise BodyError("This model does not stream transcriptions. Leave `stream` out.", "stream")
+    is_streamed = _is_streamed(fields)
+    if is_streamed and form not in _STREAMED_FORMATS:
+        raise BodyError(
+            f"`response_format` is one of: {', '.join(_STREAMED_FORMATS)}, where `stream` is true.",
+            "response_format",
+        )
     granularities = _granularities(fields, form)
     return AudioForm(
         upload=_upload(fields),
@@ -130,11 +171,21 @@ def _check(fields: dict[str, list[Any]], task: Task) -> AudioForm:
         ),
         response_format=cast(TranscriptFormat, form),
         granularities=granularities,
+        is_streamed=is_streamed,
     )
 
 
-def _require_known(services: Services, form: AudioForm) -> None:
+def _is_streamed(fields: dict[str, list[Any]]) -> bool:
+    told = (_text(fields, "stream") or "false").lower()
+    if told not in ("true", "false"):
+        raise BodyError("`stream` is `true` or `false`.", "stream")
+    return told == "true"
+
+
+def _require_known(services: Services, caller: Caller, form: AudioForm) -> None:
     engine = require_engine(services.serving.catalog, "asr", form.model)
+    if caller.placement == "remote":
+        return  # which languages are known is not known here
     language = form.asked.language
     if language is not None and not services.serving.catalog.recognises(language):
         raise BodyError(f"`language` is one of: {', '.join(engine.languages)}.", "language")

@@ -52,6 +52,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "unknown_intent_set": (404, "not_found_error"),
     "method_not_allowed": (405, _REQUEST),
     "body_too_large": (413, _REQUEST),
+    "client_closed_request": (499, _REQUEST),  # read by nobody, but by those who read our logs
     "idempotency_key_reused": (422, _REQUEST),
     "idempotency_in_progress": (409, _REQUEST),
     "unsupported_media_type": (415, _REQUEST),
@@ -116,6 +117,17 @@ class TextTooLongError(DomainError):
     code = "text_too_long"
 
 
+class CallerLeftError(DomainError):
+    """The caller hung up before there was an answer. The status is nginx's for it; nobody receives it."""
+
+    code = "client_closed_request"
+
+    def __init__(
+        self, message: str = "The connection was closed before the answer.", param: str | None = None
+    ) -> None:
+        super().__init__(message, param)
+
+
 class ModelNotFoundError(DomainError):
     """No engine or intent set answers under this name."""
 
@@ -124,8 +136,9 @@ class ModelNotFoundError(DomainError):
 
 def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> Response[ErrorBody]:
     """The answer to a refusal that has a code of its own."""
-    status, kind = STATUS_AND_TYPE[error.code]
-    event("gateway", logging.INFO, "call_refused", {"code": error.code, **_where(request)})
+    status, _ = STATUS_AND_TYPE[error.code]
+    name = "call_abandoned" if isinstance(error, CallerLeftError) else "call_refused"
+    event("gateway", logging.INFO, name, {"code": error.code, **_where(request)})
     headers: dict[str, str] = {}
     if isinstance(error, RetryLaterError):
         headers = {
@@ -134,8 +147,13 @@ def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> 
         }
     elif status == _PAYMENT_REQUIRED:
         headers = {"x-should-retry": "false"}  # what the official clients ask before they try again
-    body = ErrorBody(ErrorDetail(error.message, kind, error.code, error.param))
-    return Response(body, status_code=status, headers=headers)
+    return Response(error_body(error), status_code=status, headers=headers)
+
+
+def error_body(error: DomainError) -> ErrorBody:
+    """What is told of a refusal."""
+    _, kind = STATUS_AND_TYPE[error.code]
+    return ErrorBody(ErrorDetail(error.message, kind, error.code, error.param))
 
 
 def answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:

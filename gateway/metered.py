@@ -12,10 +12,10 @@ kept takes the work's place, and what was charged before is not charged again.
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -24,13 +24,13 @@ from billing.charges import Charge, KeptAnswer, KeptRequest
 from billing.ledger import Ledger
 from billing.meters import METERS
 from billing.requests import MAX_KEPT_BYTES, Claimed, IdempotentRequests
-from gateway.answer import Answer, StreamedAnswer
+from gateway.answer import Answer, Piece, StreamedAnswer, StreamKind
+from gateway.errors import CallerLeftError
 from gateway.limits import Limits
 from gateway.repeats import Repeatable
 from infra.errors import DomainError
 from infra.ids import CallIds
 from infra.telemetry import Telemetry
-from serving.contract import SpeechPiece
 from tenants.records import KeyRecord, Product
 
 T = TypeVar("T")
@@ -67,6 +67,8 @@ class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         repeatable: what the request is known by, where it may be repeated.
         units_ahead: the units that are certain before the work.
         serve: asks the engine; called once, or not at all when the answer was kept.
+        left: returns when the caller hangs up, which ends the work that is not charged by then; None where
+            the work is too short to look.
     """
 
     caller: KeyRecord
@@ -76,6 +78,7 @@ class Work(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     repeatable: Repeatable | None
     units_ahead: int
     serve: Callable[[], Awaitable[Served[T]]]
+    left: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     @property
     def meter(self) -> str:
@@ -117,7 +120,7 @@ class Metered:
                 charge = await self._charge(work, claimed, served, None)
             else:
                 with self._telemetry.span("serve", work.trace):
-                    served = await work.serve()
+                    served = await _unless_left(work.serve(), work.left)
                 rendered = render(served, claimed.call_id)
                 charge = await self._charge(work, claimed, served, rendered)
             return Answer(
@@ -127,18 +130,10 @@ class Metered:
         with self._limits.slot(work.caller):
             return await self._run(work, answer)
 
-    async def run_stream(
-        self,
-        work: Work[AsyncGenerator[SpeechPiece, None]],
-        media_type: str,
-        headers: Sequence[tuple[bytes, bytes]] = (),
-    ) -> StreamedAnswer:
+    async def run_stream(self, work: Work[AsyncGenerator[Piece, None]], kind: StreamKind) -> StreamedAnswer:
         """Serve a streamed answer: charged once its first bytes are there and before they are sent.
 
         The tenant's place among calls in hand is held until the stream ends or is dropped.
-
-        Args:
-            headers: what the answer carries beside those of every charged answer.
 
         Raises:
             DomainError: refused, or failed before the first byte; it was not charged, or will be taken back.
@@ -146,18 +141,20 @@ class Metered:
 
         async def answer(claimed: Claimed) -> StreamedAnswer:
             with self._telemetry.span("serve", work.trace):
-                served = await work.serve()
-                first = await anext(served.value, None)
-            charge = await self._charge(work, claimed, served, None)
+                served, first = await _unless_left(_begin(work), work.left)
+            try:
+                charge = await self._charge(work, claimed, served, None)
+            except BaseException:
+                await served.value.aclose()
+                raise
             return StreamedAnswer(
                 self._ledger,
                 charge,
                 _relay(first, served.value),
-                media_type,
+                kind,
                 stack.pop_all(),
                 is_replayed=claimed.charged is not None,
                 is_voided_whole=work.repeatable is not None,
-                headers=headers,
             )
 
         with ExitStack() as stack:
@@ -252,9 +249,34 @@ def _kept(work: Work[T], rendered: Rendered | None) -> KeptAnswer | KeptRequest 
     return KeptAnswer(work.repeatable.identity.claim, rendered.media_type, rendered.body)
 
 
-async def _relay(
-    first: SpeechPiece | None, rest: AsyncGenerator[SpeechPiece, None]
-) -> AsyncGenerator[SpeechPiece, None]:
+async def _unless_left(serving: Awaitable[T], left: Callable[[], Coroutine[Any, Any, None]] | None) -> T:
+    """What is served, unless the caller leaves first: that ends the work.
+
+    Raises:
+        CallerLeftError: there is nobody to answer.
+    """
+    if left is None:
+        return await serving
+    working, leaving = asyncio.ensure_future(serving), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise CallerLeftError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _begin(
+    work: Work[AsyncGenerator[Piece, None]],
+) -> tuple[Served[AsyncGenerator[Piece, None]], Piece | None]:
+    served = await work.serve()
+    return served, await anext(served.value, None)
+
+
+async def _relay(first: Piece | None, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
     try:
         if first is not None:
             yield first

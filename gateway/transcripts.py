@@ -4,7 +4,6 @@ from typing import Literal
 
 import msgspec
 
-from gateway.languages import LANGUAGE_NAMES
 from openapi.wire import (
     DurationUsage,
     TranscriptionBody,
@@ -13,6 +12,7 @@ from openapi.wire import (
     VerboseTranscriptionBody,
 )
 from serving.contract import Segment, Task, Transcript
+from serving.languages import LANGUAGE_NAMES
 
 TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 

@@ -1,5 +1,6 @@
 """Settings: the environment, decoded once into one frozen struct."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +9,9 @@ import msgspec
 
 from infra.errors import StartupError
 from infra.scale import Scale, words_of
+
+_REMOTE_URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#\\]*)?", re.ASCII)
+_HEADER_WORD = re.compile(r"[!-~]+")
 
 
 class Secret:
@@ -57,6 +61,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             `min_replicas=1 max_replicas=4 in_flight=2 cpus=0.5 gpu=0.5`, any part of it; see `Scale`.
         asr_max_batch: the most windows that Whisper decodes at once; fewer where a GPU has no room for them.
         serving_start_timeout_s: the longest the engines may take to start, downloads included.
+        remote_base_url: another OpenAI-compatible endpoint, such as `https://api.openai.com/v1`, for tenants
+            whose placement lets their calls leave; None: no call leaves.
+        remote_api_key: the key for it; None sends none.
+        remote_asr_model, remote_tts_model: the models that are asked for there. A recogniser must answer
+            `verbose_json`. Intents, which another AIaaS Gateway alone has, are asked for by the set's name.
+        remote_max_calls: calls of one gateway worker in hand there at the same time.
         charge_timeout_s: how long a call in hand waits for its charge while PostgreSQL is away.
         requests_per_minute: a tenant's and a key's request rate.
         max_concurrent_calls: calls of one tenant in hand at the same time, over all workers.
@@ -88,6 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tts_scale: Scale = Scale()
     asr_max_batch: Count = 16
     serving_start_timeout_s: Seconds = 1800.0
+    remote_base_url: str | None = None
+    remote_api_key: Secret | None = None
+    remote_asr_model: str = "whisper-1"
+    remote_tts_model: str = "tts-1"
+    remote_max_calls: Count = 64
     charge_timeout_s: Seconds = 20.0
     requests_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
     max_concurrent_calls: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -126,4 +141,16 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             "TTS_MODEL is not set: TTS_ENGINE=vits needs the name or the path of a VITS model, such as "
             "facebook/mms-tts-eng."
         )
+    _check_remote(settings)
     return settings
+
+
+def _check_remote(settings: Settings) -> None:
+    """Raises: StartupError: neither message holds what is wrong, since that may be a password or the key."""
+    if settings.remote_base_url is not None and not _REMOTE_URL.fullmatch(settings.remote_base_url):
+        raise StartupError(
+            "REMOTE_BASE_URL is not usable: it is an address such as https://api.openai.com/v1, without a "
+            "user's name, a query or a fragment."
+        )
+    if settings.remote_api_key is not None and not _HEADER_WORD.fullmatch(settings.remote_api_key.reveal()):
+        raise StartupError("REMOTE_API_KEY is not usable: a key has no spaces and ASCII characters alone.")

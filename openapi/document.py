@@ -39,7 +39,7 @@ _CHARGE_HEADERS = {
     "x-aiaas-call-id": "The call's id: `GET /v1/calls/{call_id}` is its receipt.",
     "x-aiaas-meter": "What was measured.",
     "x-aiaas-units": "How many units were charged.",
-    "x-aiaas-engine": "Which engine answered.",
+    "x-aiaas-engine": "Which engine answered; `remote:` and a host where it was a remote endpoint.",
     "idempotent-replayed": "`true` where the request had been charged before: it is not charged again.",
 }
 _IDEMPOTENCY_KEY: Json = {

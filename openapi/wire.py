@@ -46,7 +46,10 @@ class SpeechBody(Struct, frozen=True):
     instructions: Annotated[
         str | None, Meta(description="Accepted; the bundled voices make no use of it.")
     ] = None
-    stream_format: Annotated[Literal["audio", "sse"], Meta(description="Only `audio` for now.")] = "audio"
+    stream_format: Annotated[
+        Literal["audio", "sse"],
+        Meta(description="`audio` is the file itself; `sse` is events, each with a piece of the file."),
+    ] = "audio"
 
 
 class IntentBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +152,68 @@ class VerboseTranscriptionBody(Struct, frozen=True, omit_defaults=False):
     words: list[TranscriptionWord] | msgspec.UnsetType = msgspec.UNSET
 
 
+class TranscriptDeltaEvent(Struct, frozen=True, omit_defaults=False):
+    """More of a transcript that is streamed: all deltas together are its text.
+
+    `segment_id` with `verbose_json`: the segment that the delta is the text of.
+    """
+
+    delta: str
+    segment_id: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["transcript.text.delta"] = "transcript.text.delta"
+
+
+class TranscriptSegmentEvent(Struct, frozen=True, omit_defaults=False):
+    """A segment of a transcript that is streamed as `verbose_json`, in seconds; `words` where asked for.
+
+    `speaker` is empty: who speaks is not told apart, but by `channel` where the channels are recognised each
+    by itself.
+    """
+
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str = ""
+    words: list[TranscriptionWord] | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["transcript.text.segment"] = "transcript.text.segment"
+
+
+class TranscriptDoneEvent(Struct, frozen=True, omit_defaults=False):
+    """The end of a transcript that is streamed: the whole text; with `verbose_json` language and duration."""
+
+    text: str
+    usage: DurationUsage
+    language: str | msgspec.UnsetType = msgspec.UNSET
+    duration: float | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["transcript.text.done"] = "transcript.text.done"
+
+
+class SpeechUsage(Struct, frozen=True):
+    """What speech is charged for: the text's characters. No tokens are counted, and so their fields are 0."""
+
+    characters: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    type: Literal["characters"] = "characters"
+
+
+class SpeechDeltaEvent(Struct, frozen=True):
+    """A piece of the sound: decoded and put together, all of them are the file."""
+
+    audio: bytes
+    type: Literal["speech.audio.delta"] = "speech.audio.delta"
+
+
+class SpeechDoneEvent(Struct, frozen=True):
+    """The end of speech that is streamed as events."""
+
+    usage: SpeechUsage
+    type: Literal["speech.audio.done"] = "speech.audio.done"
+
+
 class RankedIntent(Struct, frozen=True):
     """An intent and its probability within its set."""
 
@@ -222,7 +287,8 @@ class ReceiptBody(Struct, frozen=True):
 
     `amount` is for people. `amount_nanos` is exact, in billionths of the currency's unit: a whole number,
     or `numerator/denominator`; an invoice line adds these up and rounds once. A call that was taken back,
-    since its answer did not leave, is `voided` and costs nothing.
+    since its answer did not leave, is `voided` and costs nothing. `ran_on` says whether the call was answered
+    by an engine here or sent to the remote endpoint that `engine` then names.
     """
 
     id: str
@@ -230,6 +296,7 @@ class ReceiptBody(Struct, frozen=True):
     created: datetime
     model: str
     engine: str
+    ran_on: Literal["local", "remote"]
     key_id: str
     meter: str
     units: int

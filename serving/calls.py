@@ -135,6 +135,8 @@ def domain_errors() -> Iterator[None]:
 
 def translated(error: Exception) -> DomainError:
     """What an exception means to the caller. Only its type is logged: its message may hold what was sent."""
+    if isinstance(error, DomainError):
+        return error
     from ray.exceptions import RayError, RayTaskError
     from ray.serve.exceptions import BackPressureError, RayServeException
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.calls import Calls, deadline, domain_errors, translated
 from serving.contract import (
+    Answered,
     Catalog,
     EngineInfo,
     IntentAnswer,
@@ -43,14 +45,18 @@ from serving.errors import (
     UnsupportedTaskError,
 )
 from serving.joining import join
+from serving.listening import Listening, listen
+from serving.placement import PlacedRecogniser, Placement, begun, placed
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
+from serving.remote.engines import RemoteEngines
 from serving.transcription import hear, in_order
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
 _CONNECT_S = 60.0
 _CHECK_S = 3.0
+_CHECKED_S = 1.0
 _RETRY_S = 0.1
 _UNDETERMINED = "und"
 
@@ -59,7 +65,11 @@ class ServingClient:
     """Handles to the deployments, taken once; use it on the event loop it was made on.
 
     Every call takes `timeout_s`, and `carrier`: W3C trace context for the spans of the replicas. A call that
-    is cancelled, or whose iterator is closed, cancels the remote work.
+    is cancelled, or whose iterator is closed, cancels the work. And it takes `placement`, which says whether
+    what is sent may leave for the remote endpoint: see `serving.placement`.
+
+    Args:
+        remote: another endpoint, where one is set; the caller closes it.
 
     Raises, in every call:
         DeadlineExceededError: `timeout_s` passed.
@@ -67,18 +77,30 @@ class ServingClient:
         EngineUnavailableError: a replica died, and so did the next, or none came; see `serving.calls`.
     """
 
-    def __init__(self, handles: Mapping[str, Any], catalog: Catalog, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        handles: Mapping[str, Any],
+        catalog: Catalog,
+        telemetry: Telemetry,
+        remote: RemoteEngines | None = None,
+    ) -> None:
         self._media = handles["media"].windows.options(stream=True)
+        self._measured = handles["media"].measured_windows.options(stream=True)
         self._asr = handles["asr"].recognise
         self._intent = handles["intent"].classify
         self._tts = handles["tts"].speak.options(stream=True)
         self._telemetry = telemetry
+        self._remote = remote
         self._checks = ThreadPoolExecutor(1, "serving-check")
         self._check: asyncio.Future[dict[str, str]] | None = None
+        self._up: dict[Product, bool] = {}
+        self._up_until_s = 0.0
         self.catalog = catalog
 
     @classmethod
-    async def connect(cls, address: str, settings: Settings, telemetry: Telemetry) -> "ServingClient":
+    async def connect(
+        cls, address: str, settings: Settings, telemetry: Telemetry, remote: RemoteEngines | None = None
+    ) -> "ServingClient":
         """Join Ray at `host:port` as a driver, and ask every engine what it is.
 
         Raises:
@@ -99,34 +121,36 @@ class ServingClient:
             described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
         facts = dict(zip(_APPLICATIONS, described, strict=True))
         intent, intent_sets = cast(tuple[EngineInfo, tuple[IntentSetInfo, ...]], facts["intent"])
-        return cls(handles, Catalog((facts["asr"], intent, facts["tts"]), intent_sets), telemetry)
+        return cls(handles, Catalog((facts["asr"], intent, facts["tts"]), intent_sets), telemetry, remote)
 
     async def transcribe(
         self,
         upload: bytes,
         asked: RecognitionRequest,
         *,
+        placement: Placement = "local_only",
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
     ) -> Transcript:
         """Transcribe a file of any known kind.
 
-        The file's windows come as a stream from the media deployment; see `serving.transcription.hear`.
-        `audio_ms` is the decoded length, exactly, of each channel that is recognised by itself: see
-        `serving.media.decode.windows`.
+        The file's windows come as a stream from the media deployment, here in any case, and all of them are
+        recognised in one place; see `serving.transcription.hear`. `audio_ms` is the decoded length, exactly,
+        of each channel that is recognised by itself: see `serving.media.decode.windows`.
 
         Raises:
             UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
             MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
         """
-        asked = self._settled(asked)
+        asked = asked if placement == "remote" else self._settled(asked)
         trace = self._carrier(carrier)
+        calls = Calls()
+        recognise = self._recogniser(placement, calls, trace)
         segments: list[Segment] = []
         ends_ms, language = dict[int | None, int](), asked.language
-        calls = Calls()
         async with calls.within(timeout_s):
             windows = calls.stream(self._media, upload, asked.channels, trace, resumes=True)
-            heard = hear(windows, asked, partial(self._recognise, calls, trace))
+            heard = hear(windows, asked, recognise)
             try:
                 async for window in heard:
                     segments.extend(window.segments)
@@ -134,39 +158,73 @@ class ServingClient:
             finally:
                 windows.cancel()
                 await heard.aclose()
-        engine = self.catalog.engine("asr")
         ordered = in_order(segments)
+        engine, model = self._answered(recognise)
         return Transcript(
             text=join(segment.text for segment in ordered),
             language=primary_language(language or _UNDETERMINED),
             audio_ms=sum(ends_ms.values()),
             segments=ordered,
-            engine=engine.engine,
-            model=engine.model,
+            engine=engine,
+            model=model,
             channels=len(ends_ms),
         )
 
+    async def listen(
+        self,
+        upload: bytes,
+        asked: RecognitionRequest,
+        *,
+        placement: Placement = "local_only",
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Listening:
+        """Transcribe as `transcribe` does, and give each window as soon as it is heard.
+
+        Returns when the first window is heard and the whole file measured, at the same time. `timeout_s`
+        bounds all of it.
+
+        Raises: as `transcribe` does, here and between windows.
+        """
+        asked = asked if placement == "remote" else self._settled(asked)
+        trace = self._carrier(carrier)
+        calls = Calls()
+        recognise = self._recogniser(placement, calls, trace)
+        stream = calls.stream(self._measured, upload, asked.channels, trace, resumes=True)
+        audio_ms, heard = await listen(stream, asked, recognise, timeout_s, calls.within)
+        engine, model = self._answered(recognise)  # known by the first window
+        return Listening(audio_ms, heard, engine, model)
+
     async def speak(
-        self, request: SpeechRequest, *, timeout_s: float, carrier: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[SpeechPiece, None]:
-        """The encoded file in pieces; `timeout_s` bounds the wait for each of them.
+        self,
+        request: SpeechRequest,
+        *,
+        placement: Placement = "local_only",
+        timeout_s: float,
+        carrier: Mapping[str, str] | None = None,
+    ) -> Answered[AsyncGenerator[SpeechPiece, None]]:
+        """The encoded file in pieces, when the first is there; `timeout_s` bounds the wait for each of them.
 
         Raises:
-            UnknownVoiceError, NothingToSpeakError: before the first piece.
+            UnknownVoiceError, NothingToSpeakError: what is spoken here is known to be spoken.
         """
-        if not self.catalog.has_voice(request.voice):
-            raise UnknownVoiceError
         calls = Calls()
-        pieces = calls.stream(self._tts, request, self._carrier(carrier), resumes=False)
-        try:
-            while True:
-                async with calls.within(timeout_s):
-                    piece = await anext(pieces, None)
-                if piece is None:
-                    return
-                yield piece
-        finally:
-            pieces.cancel()
+
+        async def local() -> Answered[AsyncGenerator[SpeechPiece, None]]:
+            if not self.catalog.has_voice(request.voice):
+                raise UnknownVoiceError
+            engine = self.catalog.engine("tts")
+            pieces = self._spoken(calls, request, self._carrier(carrier))
+            began = await begun(pieces, partial(calls.within, timeout_s))
+            return Answered(began, engine.engine, engine.model)
+
+        async def remote(there: RemoteEngines) -> Answered[AsyncGenerator[SpeechPiece, None]]:
+            began = await begun(there.speak(request), partial(deadline, timeout_s))
+            return Answered(began, there.engine, there.tts_model)
+
+        return await placed(
+            placement, local, self._remote and partial(remote, self._remote), partial(self._is_up, "tts")
+        )
 
     async def classify(
         self,
@@ -175,20 +233,33 @@ class ServingClient:
         *,
         top_k: int | None,
         threshold: float | None,
+        placement: Placement = "local_only",
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
-    ) -> tuple[IntentAnswer, ...]:
+    ) -> Answered[tuple[IntentAnswer, ...]]:
         """One answer per text, in the order given; None takes all intents, or the set's own threshold.
 
         Raises:
             UnknownIntentSetError: there is no set of that name.
         """
-        if self.catalog.intent_set(set_name) is None:
-            raise UnknownIntentSetError
         calls = Calls()
+
+        async def local() -> Answered[tuple[IntentAnswer, ...]]:
+            if self.catalog.intent_set(set_name) is None:
+                raise UnknownIntentSetError
+            asked = (set_name, tuple(texts), top_k, threshold, self._carrier(carrier))
+            answers = await calls.answer(self._intent, *asked)
+            return Answered(answers, self.catalog.engine("intent").engine, set_name)
+
+        async def remote(there: RemoteEngines) -> Answered[tuple[IntentAnswer, ...]]:
+            return Answered(await there.classify(set_name, texts, top_k, threshold), there.engine, set_name)
+
         async with calls.within(timeout_s):
-            return await calls.answer(
-                self._intent, set_name, tuple(texts), top_k, threshold, self._carrier(carrier)
+            return await placed(
+                placement,
+                local,
+                self._remote and partial(remote, self._remote),
+                partial(self._is_up, "intent"),
             )
 
     async def check(self) -> dict[Product, bool]:
@@ -209,6 +280,13 @@ class ServingClient:
             for product, needed in _PRODUCTS.items()
         }
 
+    async def _is_up(self, product: Product) -> bool:
+        """What `check` says, a second old at most."""
+        if time.monotonic() >= self._up_until_s:
+            self._up = await self.check()
+            self._up_until_s = time.monotonic() + _CHECKED_S
+        return self._up[product]
+
     async def until_lost(self) -> None:
         """Wait for as long as the raylet lives through which this process joined the cluster."""
         with suppress(OSError), connect_to_raylet() as raylet:
@@ -221,6 +299,28 @@ class ServingClient:
 
         self._checks.shutdown(wait=False, cancel_futures=True)
         ray.shutdown()
+
+    def _recogniser(self, placement: Placement, calls: Calls, trace: Mapping[str, str]) -> PlacedRecogniser:
+        remote = None if self._remote is None else self._remote.recognise
+        local = partial(self._recognise, calls, trace)
+        return PlacedRecogniser(placement, local, remote, partial(self._is_up, "asr"))
+
+    def _answered(self, recogniser: PlacedRecogniser) -> tuple[str, str]:
+        """The engine and its model, when a file was recognised."""
+        if recogniser.place == "remote" and self._remote is not None:
+            return self._remote.engine, self._remote.asr_model
+        engine = self.catalog.engine("asr")
+        return engine.engine, engine.model
+
+    async def _spoken(
+        self, calls: Calls, request: SpeechRequest, trace: Mapping[str, str]
+    ) -> AsyncGenerator[SpeechPiece, None]:
+        pieces = calls.stream(self._tts, request, trace, resumes=False)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            pieces.cancel()
 
     async def _recognise(
         self, calls: Calls, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest

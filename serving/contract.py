@@ -1,7 +1,7 @@
 """The structs that cross the wire to Ray, and the interfaces that engines fulfil."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # a gateway worker and a replica without numbers load no nump
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 Product = Literal["asr", "intent", "tts"]
 Task = Literal["transcribe", "translate"]
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -132,6 +133,14 @@ class Transcript(msgspec.Struct, frozen=True):
     def duration_ms(self) -> int:
         """The length of the file."""
         return self.audio_ms // self.channels
+
+
+class Answered(msgspec.Struct, Generic[T], frozen=True):
+    """An answer, and who gave it: `engine` says also where that was, see `serving.placement`."""
+
+    value: T
+    engine: str
+    model: str
 
 
 class SpeechRequest(msgspec.Struct, frozen=True):

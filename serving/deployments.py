@@ -38,7 +38,6 @@ from serving.contract import (
     Synthesiser,
     Window,
 )
-from serving.errors import NothingToSpeakError
 from serving.watched import WatchedThreads
 
 Carrier = Mapping[str, str]
@@ -76,7 +75,7 @@ class MediaReplica:
 
         _prepare_replica(local)
         self._telemetry = Telemetry.from_environ("aiaas-media", os.environ)
-        self._decoders = Decoders(_UPLOADS)
+        self._decoders = Decoders(2 * _UPLOADS)  # one that is measured is decoded twice
         encoder = speech_encoder("wav", SPEECH_RATE_HZ)
         self._sample = encoder.feed(bytes(SPEECH_RATE_HZ)) + encoder.finish()
         self._decoded_at = 0.0
@@ -91,6 +90,20 @@ class MediaReplica:
                 async for window in decoded:
                     self._decoded_at = time.monotonic()
                     yield window
+
+    async def measured_windows(
+        self, upload: bytes, channels: Channels, carrier: Carrier
+    ) -> AsyncIterator[Window | int]:
+        """As `windows`, with the length of all of them in ms ahead of the second one.
+
+        The file is decoded twice: once to the end for its length, while the first window is recognised.
+        """
+        is_measured = False
+        async for window in self.windows(upload, channels, carrier):
+            yield window
+            if not is_measured:
+                yield sum([each.duration_ms async for each in self.windows(upload, channels, carrier)])
+                is_measured = True
 
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""
@@ -277,19 +290,10 @@ class TtsReplica:
                 yield piece
 
     def _file(self, request: SpeechRequest) -> Iterator[SpeechPiece]:
-        from serving.media.encode import speech_encoder
+        from serving.media.speech_file import speech_file
 
-        encoder = speech_encoder(request.response_format, self._synthesiser.sample_rate_hz)
-        is_silent, complete = True, 0
-        for spoken in self._synthesiser.speak(request.text, request.voice, request.speed):
-            is_silent = False
-            # The encoder holds a sentence's last moments back: it is complete when the next one comes.
-            if encoded := encoder.feed(spoken.pcm):
-                yield SpeechPiece(encoded, complete)
-            complete = spoken.characters
-        if is_silent:
-            raise NothingToSpeakError
-        yield SpeechPiece(encoder.finish(), len(request.text))
+        spoken = self._synthesiser.speak(request.text, request.voice, request.speed)
+        return speech_file(spoken, request, self._synthesiser.sample_rate_hz)
 
     def describe(self) -> EngineInfo:
         """Which engine answers."""

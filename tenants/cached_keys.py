@@ -1,8 +1,8 @@
 """The keys a worker holds in memory, and the rule by which it may believe them. No I/O.
 
 Each change of a key moves the database's *epoch* by one, in its own transaction, and is announced with
-its epoch and digest; a change of a plan's limits or of a tenant's plan, which travel with the keys, moves
-it by one too and is announced without a digest. The cache follows the epoch two ways:
+its epoch and digest; a change of a plan's limits, or of a tenant's plan or placement, which travel with the
+keys, moves it by one too and is announced without a digest. The cache follows the epoch two ways:
 
 - `changed` takes an announcement. The one next in line drops its digest alone, or everything where it
   names none; one that comes after a gap drops everything, since something between was missed.

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -13,6 +13,19 @@ Network = IPv4Network | IPv6Network
 Product = Literal["asr", "intent", "tts"]
 # A key's scopes are the products it may call. Reading models, usage and receipts needs a key, no scope.
 PRODUCTS: tuple[Product, ...] = ("asr", "intent", "tts")
+
+Placement = Literal["local_only", "prefer_local", "remote"]
+"""Where a tenant's calls may be answered.
+
+`local_only`: what it sends never leaves the installation. `prefer_local`: a call that the engines here
+refuse, since they are busy or away, is answered by the remote endpoint. `remote`: that answers all of them.
+"""
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+
+
+def known_placement(stored: str) -> Placement:
+    """The policy that is stored; whatever is not one is `local_only`."""
+    return stored if stored in PLACEMENTS else "local_only"
 
 
 class PlanLimits(msgspec.Struct, frozen=True):
@@ -46,6 +59,7 @@ class Tenant(msgspec.Struct, frozen=True):
     name: str
     created_at: datetime
     plan: str
+    placement: Placement = "local_only"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +94,7 @@ class IssuedKey(msgspec.Struct, frozen=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """An API key as a worker checks it, call by call, with the limits of its tenant's plan."""
+    """An API key as a worker checks it, call by call, with its tenant's limits and placement."""
 
     key_id: str
     tenant_id: str
@@ -89,3 +103,4 @@ class KeyRecord(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     limits: PlanLimits = DEFAULT_LIMITS
+    placement: Placement = "local_only"

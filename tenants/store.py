@@ -10,9 +10,9 @@ from psycopg.rows import TupleRow
 
 from infra.database import Connection
 from tenants.keys import Mode
-from tenants.records import ApiKey, KeyRecord, Plan, PlanLimits, Tenant
+from tenants.records import ApiKey, KeyRecord, Placement, Plan, PlanLimits, Tenant, known_placement
 
-_TENANT_COLUMNS = "tenant_id, name, created_at, plan"
+_TENANT_COLUMNS = "tenant_id, name, created_at, plan, placement"
 _LIMIT_COLUMNS = "requests_per_minute, requests_per_minute_per_key, max_concurrent_calls"
 _KEY_COLUMNS = (
     "key_id, tenant_id, name, mode, scopes, allowed_networks::text[], created_at, expires_at, revoked_at, "
@@ -26,7 +26,7 @@ async def insert_tenant(connection: Connection, tenant_id: str, name: str) -> Te
         f"RETURNING {_TENANT_COLUMNS}",
         {"tenant_id": tenant_id, "name": name},
     )
-    return Tenant(*_one(await cursor.fetchone()))
+    return _tenant(_one(await cursor.fetchone()))
 
 
 async def tenant(connection: Connection, tenant_id: str) -> Tenant | None:
@@ -35,7 +35,7 @@ async def tenant(connection: Connection, tenant_id: str) -> Tenant | None:
         {"tenant_id": tenant_id},
     )
     row = await cursor.fetchone()
-    return Tenant(*row) if row else None
+    return _tenant(row) if row else None
 
 
 async def operator_tenants(connection: Connection, after: str | None, limit: int) -> list[Tenant]:
@@ -49,7 +49,7 @@ async def operator_tenants(connection: Connection, after: str | None, limit: int
         """,
         {"after": after, "limit": limit},
     )
-    return [Tenant(*row) for row in await cursor.fetchall()]
+    return [_tenant(row) for row in await cursor.fetchall()]
 
 
 async def set_tenant_plan(connection: Connection, tenant_id: str, plan: str) -> Tenant | None:
@@ -62,7 +62,19 @@ async def set_tenant_plan(connection: Connection, tenant_id: str, plan: str) -> 
         {"tenant_id": tenant_id, "plan": plan},
     )
     row = await cursor.fetchone()
-    return Tenant(*row) if row else None
+    return _tenant(row) if row else None
+
+
+async def set_placement(connection: Connection, tenant_id: str, placement: Placement) -> Tenant | None:
+    cursor = await connection.execute(
+        f"""
+        UPDATE tenants.tenant SET placement = %(placement)s WHERE tenant_id = %(tenant_id)s
+        RETURNING {_TENANT_COLUMNS}
+        """,
+        {"tenant_id": tenant_id, "placement": placement},
+    )
+    row = await cursor.fetchone()
+    return _tenant(row) if row else None
 
 
 async def plan_of_tenant(connection: Connection, tenant_id: str) -> Plan | None:
@@ -255,14 +267,14 @@ async def operator_tenant_of_key(connection: Connection, key_id: str) -> str | N
 
 
 async def keys_by_digest(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, KeyRecord]:
-    """The keys behind SHA-256 digests of key texts, those that exist, with their tenants' limits.
+    """The keys behind SHA-256 digests of key texts, those that exist, with what their tenants may do.
 
     Crosses tenants by its nature: whoever holds a key's text is the tenant that the row names.
     """
     cursor = await connection.execute(
         f"""
         SELECT secret_sha256, key_id, tenant_id, scopes, allowed_networks, expires_at, revoked_at,
-            {_LIMIT_COLUMNS}
+            placement, {_LIMIT_COLUMNS}
         FROM tenants.api_key JOIN tenants.tenant USING (tenant_id) JOIN tenants.plan USING (plan)
         WHERE secret_sha256 = ANY(%(digests)s)
         """,
@@ -272,7 +284,7 @@ async def keys_by_digest(connection: Connection, digests: Sequence[bytes]) -> di
 
 
 async def key_epoch(connection: Connection) -> int:
-    """How many changes of keys, or of their tenants' limits, were committed so far."""
+    """How many changes of keys, or of what their tenants may do, were committed so far."""
     cursor = await connection.execute("SELECT epoch FROM tenants.key_epoch")
     return _one(await cursor.fetchone())[0]
 
@@ -301,15 +313,27 @@ def _one(row: TupleRow | None) -> tuple[Any, ...]:
     return row
 
 
+def _tenant(row: tuple[Any, ...]) -> Tenant:
+    *fields, placement = row
+    return Tenant(*fields, placement=known_placement(placement))
+
+
 def _plan(row: tuple[Any, ...]) -> Plan:
     name, *limits = row
     return Plan(name, PlanLimits(*limits))
 
 
 def _key_record(row: tuple[Any, ...]) -> KeyRecord:
-    _, key_id, tenant_id, scopes, networks, expires_at, revoked_at, *limits = row
+    _, key_id, tenant_id, scopes, networks, expires_at, revoked_at, placement, *limits = row
     return KeyRecord(
-        key_id, tenant_id, frozenset(scopes), tuple(networks), expires_at, revoked_at, PlanLimits(*limits)
+        key_id,
+        tenant_id,
+        frozenset(scopes),
+        tuple(networks),
+        expires_at,
+        revoked_at,
+        PlanLimits(*limits),
+        known_placement(placement),
     )
 
 

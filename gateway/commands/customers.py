@@ -29,8 +29,9 @@ from tenants.api_keys import (
     revoke_key,
     rotate_key,
 )
+from tenants.placement import operator_set_placement
 from tenants.plans import show_tenants_plan
-from tenants.records import PRODUCTS, ApiKey, IssuedKey, Tenant
+from tenants.records import PLACEMENTS, PRODUCTS, ApiKey, IssuedKey, Placement, Tenant
 from tenants.tenants import operator_list_tenants, show_tenant
 
 _END_OF_DAY = timedelta(days=1)
@@ -80,7 +81,7 @@ def tenant_list(json: bool) -> None:
 @click.argument("tenant_id")
 @as_json
 def tenant_show(tenant_id: str, json: bool) -> None:
-    """Show one tenant: its plan with its limits, currency, time zone, keys and caps."""
+    """Show one tenant: its plan with its limits, placement, currency, time zone, keys and caps."""
 
     async def read(pool: Pool) -> dict[str, Any]:
         found = await show_tenant(pool, tenant_id)
@@ -140,6 +141,23 @@ def tenant_set_plan(tenant_id: str, plan: str, json: bool) -> None:
         echo_json(_tenant_fields(changed))
     else:
         click.echo(f"{tenant_id} is on {plan}. Months that are open already keep their prices.")
+
+
+@tenant.command("set-placement")
+@click.argument("tenant_id")
+@click.argument("placement", type=click.Choice(PLACEMENTS), metavar="local_only|prefer_local|remote")
+@as_json
+def tenant_set_placement(tenant_id: str, placement: Placement, json: bool) -> None:
+    """Say where TENANT_ID's calls may be answered; in effect everywhere within a second.
+
+    local_only, the default: what they send never leaves. prefer_local: calls that the engines here refuse,
+    since they are busy or away, go to the endpoint of REMOTE_BASE_URL. remote: all calls go there.
+    """
+    changed = with_pool(lambda pool: operator_set_placement(pool, tenant_id, placement))
+    if json:
+        echo_json(_tenant_fields(changed))
+    else:
+        click.echo(f"Calls of {tenant_id} are placed {placement}.")
 
 
 @click.group()
@@ -277,6 +295,7 @@ def _tenant_fields(shown: Tenant) -> dict[str, object]:
         "name": shown.name,
         "created_at": shown.created_at,
         "plan": shown.plan,
+        "placement": shown.placement,
     }
 
 

@@ -17,6 +17,7 @@ from infra.errors import NotFoundError
 from infra.ids import format_call_id, parse_call_id
 from openapi.endpoint import Endpoint, QueryParameter
 from openapi.wire import DayUsageBody, MeterUsageBody, ModelList, ReceiptBody, UsageBody
+from serving.placement import ran_on
 
 _PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
 Period = Annotated[str | None, Parameter(pattern=_PERIOD_PATTERN)]
@@ -39,7 +40,11 @@ READ_CALL = Endpoint(operation_id="readCall", tag="Usage", answer={"application/
 
 @get("/v1/models", before_request=admit(None), opt={"endpoint": LIST_MODELS})
 async def get_models(request: AnyRequest) -> ModelList:
-    """List models, voices and intent sets."""
+    """List models, voices and intent sets.
+
+    Names are those of the engines here. A tenant whose calls run at a remote endpoint uses the same names and
+    aliases of models; which voices, languages and intent sets there are, that endpoint decides.
+    """
     return list_models(services_of(request).serving.catalog)
 
 
@@ -78,6 +83,7 @@ async def get_call(request: AnyRequest, call_id: FromPath[str]) -> ReceiptBody:
         created=found.occurred_at,
         model=found.model,
         engine=found.engine,
+        ran_on=ran_on(found.engine),
         key_id=found.key_id,
         meter=found.meter,
         units=found.units,

@@ -6,7 +6,7 @@ import msgspec
 from litestar import post
 from litestar.types import ASGIApp
 
-from gateway.auth import admit, caller_of, trace_of
+from gateway.auth import Caller, admit, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_json
 from gateway.errors import BodyError, MissingValueError, ModelNotFoundError, TextTooLongError
 from gateway.metered import Rendered, Served, Work
@@ -67,19 +67,19 @@ async def create_intent(request: AnyRequest) -> ASGIApp:
     """
     services, caller = services_of(request), caller_of(request)
     body = await read_json(request, _DECODER)
-    texts = _check(services.serving.catalog, body)
-    engine = services.serving.catalog.engine("intent")
+    texts = _check(services.serving.catalog, caller, body)
 
     async def serve() -> "Served[tuple[IntentAnswer, ...]]":
-        answers = await services.serving.classify(
+        answered = await services.serving.classify(
             body.model,
             texts,
             top_k=body.top_k,
             threshold=body.threshold,
+            placement=caller.placement,
             timeout_s=services.settings.intent_timeout_s,
             carrier=services.telemetry.carrier(),
         )
-        return Served(answers, len(texts), engine.engine, body.model)
+        return Served(answered.value, len(texts), answered.engine, answered.model)
 
     def render(served: "Served[tuple[IntentAnswer, ...]]", call_id: UUID) -> Rendered:
         return Rendered(_ENCODER.encode(_answer(body, served, call_id)), "application/json")
@@ -96,7 +96,7 @@ async def create_intent(request: AnyRequest) -> ASGIApp:
     return await services.metered.run(work, render)
 
 
-def _check(catalog: Catalog, body: IntentBody) -> list[str]:
+def _check(catalog: Catalog, caller: Caller, body: IntentBody) -> list[str]:
     """The texts to classify.
 
     Raises:
@@ -104,7 +104,7 @@ def _check(catalog: Catalog, body: IntentBody) -> list[str]:
     """
     if body.text is not None and body.texts is not None:
         raise BodyError("Give `text` or `texts`, not both.", "texts")
-    if catalog.intent_set(body.model) is None:
+    if caller.placement != "remote" and catalog.intent_set(body.model) is None:
         names = [intent_set.name for intent_set in catalog.intent_sets]
         raise ModelNotFoundError(f"There is no such intent set. Use one of: {', '.join(names)}.", "model")
     param = "text" if body.text is not None else "texts"

@@ -6,9 +6,17 @@ from litestar.types import ASGIApp
 from gateway.audio_form import COMMON_FIELDS, MAX_FORM_BYTES, answer_form
 from gateway.auth import admit
 from gateway.bodies import AnyRequest
+from gateway.events import EVENT_STREAM
 from openapi.endpoint import CALL_ERRORS, TEXT, Endpoint
-from openapi.wire import VerboseTranscriptionBody
+from openapi.wire import (
+    ErrorBody,
+    TranscriptDeltaEvent,
+    TranscriptDoneEvent,
+    TranscriptSegmentEvent,
+    VerboseTranscriptionBody,
+)
 
+TRANSCRIPT_EVENTS = (TranscriptDeltaEvent, TranscriptSegmentEvent, TranscriptDoneEvent, ErrorBody)
 FORM_SCHEMA = {
     "type": "object",
     "required": ["file", "model"],
@@ -30,7 +38,12 @@ ENDPOINT = Endpoint(
     operation_id="createTranscription",
     tag="Audio",
     request={"multipart/form-data": FORM_SCHEMA},
-    answer={"application/json": VerboseTranscriptionBody, "text/plain": TEXT, "text/vtt": TEXT},
+    answer={
+        "application/json": VerboseTranscriptionBody,
+        "text/plain": TEXT,
+        "text/vtt": TEXT,
+        EVENT_STREAM: TRANSCRIPT_EVENTS,
+    },
     charged=True,
     errors=CALL_ERRORS,
     examples={
@@ -55,6 +68,9 @@ with open("hello.wav", "rb") as sound:
 async def create_transcription(request: AnyRequest) -> ASGIApp:
     """Turn speech into text.
 
-    Charged by the sound's duration in milliseconds; with `channels=split`, once for each channel.
+    Charged by the sound's duration in milliseconds; with `channels=split`, once for each channel. With
+    `stream` the text comes as events, as soon as it is known; when the stream breaks off, the last event is
+    an error, and what was not delivered is taken back. A caller that hangs up before the charge is not
+    charged.
     """
     return await answer_form(request, "transcribe")

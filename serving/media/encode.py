@@ -22,10 +22,11 @@ machines can tell; China's Measures for Labelling AI-Generated Synthetic Content
 content number, and a mark that can be heard are for whoever publishes the sound.
 """
 
-# Muxer, encoder, bit rate, muxer options. No Xing header and no seek table: they want a second pass.
+# Muxer, encoder, bit rate, muxer options. No Xing header and no seek table: they want a second pass. Ogg
+# pages of 100 ms (in microseconds): a page leaves when it is full.
 _CODED = {
     "mp3": ("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "4"}),
-    "opus": ("ogg", "libopus", 32_000, {"page_duration": "200000"}),
+    "opus": ("ogg", "libopus", 32_000, {"page_duration": "100000"}),
     "aac": ("adts", "aac", 64_000, {}),
     "flac": ("flac", "flac", None, {}),
 }

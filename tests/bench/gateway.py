@@ -43,7 +43,7 @@ from infra.postgres import EmbeddedPostgres
 from infra.settings import Settings
 from infra.telemetry import Telemetry
 from serving.client import ServingClient
-from serving.contract import Catalog, EngineInfo, IntentAnswer, IntentScore, IntentSetInfo
+from serving.contract import Answered, Catalog, EngineInfo, IntentAnswer, IntentScore, IntentSetInfo
 from tenants.api_keys import create_key
 from tenants.key_cache import KeyCache
 from tenants.last_used import LastUsed
@@ -72,8 +72,8 @@ class InstantEngine:
         (EngineInfo("intent", "instant", "instant", "1"),), (IntentSetInfo("instant", "en", "", (), 0.5),)
     )
 
-    async def classify(self, *_: object, **__: object) -> Sequence[IntentAnswer]:
-        return ANSWER
+    async def classify(self, *_: object, **__: object) -> Answered[Sequence[IntentAnswer]]:
+        return Answered(ANSWER, "instant", "instant")
 
 
 @post("/bare", status_code=200)

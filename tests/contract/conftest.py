@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.collector import Collector
+from tests.elsewhere import Elsewhere
 from tests.stack import Stack
 
 
@@ -16,9 +17,20 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
+def elsewhere() -> Iterator[Elsewhere]:
+    """The stack's remote endpoint, to which nothing goes unless a tenant's placement lets it."""
+    listening = Elsewhere()
+    yield listening
+    listening.close()
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, elsewhere: Elsewhere
+) -> Iterator[Stack]:
     environ = {
         **collector.environ(),
+        **elsewhere.environ(),
         "ALERTS_EVERY_S": "1",
         "WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES": "true",
     }

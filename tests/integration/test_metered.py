@@ -12,14 +12,13 @@ import pytest
 from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from billing.usage import usage_of_all
-from gateway.answer import Answer
+from gateway.answer import Answer, Piece, StreamKind
 from gateway.customers import create_customer
 from gateway.limits import ConcurrencyLimitError, Limits
 from gateway.metered import Metered, Rendered, Served, Work
 from infra.database import Pool
 from infra.errors import DomainError, UnavailableError
 from infra.telemetry import Telemetry
-from serving.contract import SpeechPiece
 from tenants.records import KeyRecord, Product
 
 T = TypeVar("T")
@@ -132,34 +131,34 @@ async def test_no_answer_is_given_when_the_charge_cannot_be_made(
 async def test_a_stream_is_charged_before_its_first_byte_and_holds_its_place_to_its_end(
     metered: Metered, caller: KeyRecord, database_url: str
 ) -> None:
-    async def sound() -> AsyncGenerator[SpeechPiece, None]:
-        yield SpeechPiece(b"one", 1)
-        yield SpeechPiece(b"two", 3)
+    async def sound() -> AsyncGenerator[Piece, None]:
+        yield Piece(b"one", 1)
+        yield Piece(b"two", 3)
 
-    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
+    async def serve() -> Served[AsyncGenerator[Piece, None]]:
         return Served(sound(), 3, "engine", "model")
 
-    answer = await metered.run_stream(work(caller, "tts", serve), "audio/wav")
+    answer = await metered.run_stream(work(caller, "tts", serve), StreamKind("audio/wav"))
     assert rows(database_url, answer.charge.call_id) == 1
     with pytest.raises(ConcurrencyLimitError):
-        await metered.run_stream(work(caller, "tts", serve), "audio/wav")
+        await metered.run_stream(work(caller, "tts", serve), StreamKind("audio/wav"))
     assert (await send_out(answer))[1] == b"onetwo"
-    await metered.run_stream(work(caller, "tts", serve), "audio/wav")
+    await metered.run_stream(work(caller, "tts", serve), StreamKind("audio/wav"))
 
 
 async def test_a_stream_that_fails_before_its_first_byte_is_not_charged(
     metered: Metered, caller: KeyRecord, pool: Pool
 ) -> None:
-    async def broken() -> AsyncGenerator[SpeechPiece, None]:
+    async def broken() -> AsyncGenerator[Piece, None]:
         raise EngineFailedError("The engine is away.")
-        yield SpeechPiece(b"", 0)
+        yield Piece(b"", 0)
 
-    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
+    async def serve() -> Served[AsyncGenerator[Piece, None]]:
         return Served(broken(), 3, "engine", "model")
 
     for _ in range(3):
         with pytest.raises(EngineFailedError):
-            await metered.run_stream(work(caller, "tts", serve), "audio/wav")
+            await metered.run_stream(work(caller, "tts", serve), StreamKind("audio/wav"))
     assert await calls_charged(pool) == 0
 
 

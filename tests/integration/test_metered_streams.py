@@ -3,27 +3,30 @@
 import asyncio
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from billing.ledger import Ledger
 from billing.requests import KEPT_S, IdempotentRequests, Identity
-from gateway.answer import Answer, StreamedAnswer
+from gateway.answer import Answer, Piece, StreamedAnswer, StreamKind
 from gateway.customers import create_customer
+from gateway.errors import CallerLeftError
 from gateway.limits import ConcurrencyLimitError, Limits
 from gateway.metered import Metered, Rendered, Served, Work
 from gateway.repeats import Repeatable
 from infra.database import Pool
 from infra.errors import DomainError
 from infra.telemetry import Telemetry
-from serving.contract import SpeechPiece
 from tenants.records import KeyRecord
 from tests.billing_sessions import entries, in_flight
 from tests.billing_world import audit, open_ledger, until
 
+T = TypeVar("T")
+
 SEND = Callable[[Any], Awaitable[None]]
-WHOLE = [SpeechPiece(b"one", 4), SpeechPiece(b"two", 7), SpeechPiece(b"three", 10)]
+WHOLE = [Piece(b"one", 4), Piece(b"two", 7), Piece(b"three", 10)]
+SOUND = StreamKind("audio/wav")
 
 
 class EngineFailedError(DomainError):
@@ -52,9 +55,7 @@ async def caller(pool: Pool) -> KeyRecord:
     return KeyRecord("key_1", tenant.tenant_id, frozenset({"asr", "intent", "tts"}), (), None, None)
 
 
-async def sound(
-    pieces: int, broken: bool, hold: asyncio.Event | None = None
-) -> AsyncGenerator[SpeechPiece, None]:
+async def sound(pieces: int, broken: bool, hold: asyncio.Event | None = None) -> AsyncGenerator[Piece, None]:
     """The first `pieces` of the whole, then its end or a failure; after the first it waits for `hold`."""
     for number, piece in enumerate(WHOLE[:pieces]):
         if number == 1 and hold is not None:
@@ -67,11 +68,12 @@ async def sound(
 async def stream(
     metered: Metered,
     caller: KeyRecord,
-    pieces: AsyncGenerator[SpeechPiece, None],
+    pieces: AsyncGenerator[Piece, None],
     repeatable: Repeatable | None = None,
+    kind: StreamKind = SOUND,
 ) -> StreamedAnswer:
-    async def serve() -> Served[AsyncGenerator[SpeechPiece, None]]:
-        return Served(pieces, WHOLE[-1].characters, "engine", "model")
+    async def serve() -> Served[AsyncGenerator[Piece, None]]:
+        return Served(pieces, WHOLE[-1].units, "engine", "model")
 
     work = Work(
         caller=caller,
@@ -79,10 +81,10 @@ async def stream(
         trace={},
         timeout_s=5.0,
         repeatable=repeatable,
-        units_ahead=WHOLE[-1].characters,
+        units_ahead=WHOLE[-1].units,
         serve=serve,
     )
-    return await metered.run_stream(work, "audio/wav")
+    return await metered.run_stream(work, kind)
 
 
 class Connection:
@@ -252,3 +254,110 @@ async def test_an_answer_that_cannot_be_sent_is_taken_back(
         await answer({}, Connection().receive, fail)  # type: ignore[arg-type]
     assert entries(database_url, answer.charge) == [(0, 1, 3), (1, -1, -3)]
     assert audit(database_url) == (0, 0)
+
+
+def told(error: DomainError) -> bytes:
+    return f"error: {error.code}".encode()
+
+
+@pytest.mark.parametrize(("delivered", "stays"), [(1, 4), (2, 7)])
+async def test_a_reader_of_events_is_told_that_they_break_off_when_the_rest_is_taken_back(
+    metered: Metered, caller: KeyRecord, database_url: str, delivered: int, stays: int
+) -> None:
+    kind = StreamKind("text/event-stream", ((b"x-kind", b"events"),), told)
+    answer, connection = await stream(metered, caller, sound(delivered, broken=True), kind=kind), Connection()
+    await connection.carry(answer)
+    assert connection.body.endswith(b"error: engine_unavailable")
+    assert not connection.sent[-1]["more_body"], "an end that was told of is an end like any other"
+    assert (b"x-kind", b"events") in connection.sent[0]["headers"]
+    assert entries(database_url, answer.charge) == [(0, 1, 10), (1, 0, stays - 10)]
+    await until(lambda: in_flight(database_url) == [])
+    assert audit(database_url) == (1, stays)
+
+
+async def test_a_defect_is_told_without_its_words(metered: Metered, caller: KeyRecord) -> None:
+    async def defect() -> AsyncGenerator[Piece, None]:
+        yield WHOLE[0]
+        raise ValueError("what a customer said")
+
+    connection = Connection()
+    await connection.carry(
+        await stream(metered, caller, defect(), kind=StreamKind("text/event-stream", (), told))
+    )
+    assert connection.body == b"oneerror: internal_error"
+
+
+class Leaving:
+    """Work that is in hand when its caller hangs up, and knows how it ended."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.has_left = asyncio.Event()
+        self.is_cancelled = False
+
+    async def left(self) -> None:
+        await self.has_left.wait()
+
+    async def work_on(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+            raise
+
+    async def serve(self) -> Served[str]:
+        await self.work_on()
+        return Served("answer", 3, "engine", "model")
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        await self.work_on()
+        yield WHOLE[0]
+
+    async def serve_stream(self) -> Served[AsyncGenerator[Piece, None]]:
+        return Served(self.pieces(), 10, "engine", "model")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_caller_that_leaves_before_the_charge_ends_the_work_and_is_not_charged(
+    metered: Metered, caller: KeyRecord, database_url: str, is_streamed: bool
+) -> None:
+    leaving = Leaving()
+
+    def work(serve: Callable[[], Awaitable[Served[T]]]) -> Work[T]:
+        return Work(
+            caller=caller,
+            product="asr",
+            trace={},
+            timeout_s=5.0,
+            repeatable=None,
+            units_ahead=1,
+            serve=serve,
+            left=leaving.left,
+        )
+
+    running = asyncio.ensure_future(
+        metered.run_stream(work(leaving.serve_stream), SOUND)
+        if is_streamed
+        else metered.run(work(leaving.serve), lambda served, _: Rendered(b"", "text/plain"))
+    )
+    async with asyncio.timeout(5):
+        await leaving.begun.wait()
+        leaving.has_left.set()
+        with pytest.raises(CallerLeftError):
+            await running
+    assert leaving.is_cancelled
+    assert audit(database_url) == (0, 0)
+    assert await is_free(metered, caller)
+
+
+async def test_a_stream_whose_charge_is_refused_ends_its_work(
+    metered: Metered, ledger: Ledger, caller: KeyRecord
+) -> None:
+    pieces = sound(3, broken=False, hold=asyncio.Event())
+    await ledger.close()
+    with pytest.raises(DomainError):
+        await stream(metered, caller, pieces)
+    async with asyncio.timeout(2):
+        with pytest.raises(StopAsyncIteration):
+            await anext(pieces)

@@ -13,9 +13,10 @@ from infra.errors import DomainError, InvalidValueError, NotFoundError
 from tenants import keys, plans
 from tenants.api_keys import create_key
 from tenants.key_cache import KeyCache
+from tenants.placement import operator_set_placement
 from tenants.plans import operator_list_plans, operator_set_plan_limits, show_tenants_plan
 from tenants.records import Plan, PlanLimits
-from tenants.tenants import operator_list_tenants
+from tenants.tenants import operator_list_tenants, show_tenant
 
 PROMISE_S = 1.0
 TIGHT = PlanLimits(60, 30, 4)
@@ -56,6 +57,12 @@ async def limits_of(cache: KeyCache, digest: bytes) -> PlanLimits:
     record = await cache.lookup(digest)
     assert record is not None
     return record.limits
+
+
+async def placement_of(cache: KeyCache, digest: bytes) -> str:
+    record = await cache.lookup(digest)
+    assert record is not None
+    return record.placement
 
 
 async def assert_reaches(cache: KeyCache, digest: bytes, limits: PlanLimits) -> None:
@@ -115,6 +122,41 @@ async def test_a_tenants_new_plan_reaches_a_worker_within_a_second(
     await change_customers_plan(pool, tenant.tenant_id, "tight")
     await assert_reaches(cache, moved, TIGHT)
     assert await limits_of(cache, stays) == PlanLimits()
+
+
+@pytest.mark.parametrize("announcement", [None, LOST, NOTIFIED_ONLY], ids=["both", "polled", "notified"])
+async def test_a_tenants_placement_reaches_a_worker_within_a_second(
+    pool: Pool, cache: KeyCache, announcement: str | None
+) -> None:
+    if announcement:
+        await replace_announcement(pool, announcement)
+    tenant, bystander = await create_customer(pool, "Tenant"), await create_customer(pool, "Bystander")
+    moved, stays = await new_key(pool, tenant.tenant_id), await new_key(pool, bystander.tenant_id)
+    assert await placement_of(cache, moved) == await placement_of(cache, stays) == "local_only"
+    for placement in ("remote", "prefer_local", "local_only"):
+        changed = await operator_set_placement(pool, tenant.tenant_id, placement)
+        started_s = time.monotonic()
+        assert changed.placement == placement
+        while await placement_of(cache, moved) != placement:
+            assert time.monotonic() - started_s < PROMISE_S
+            await asyncio.sleep(0.002)
+        assert await placement_of(cache, stays) == "local_only"
+
+
+async def test_a_placement_that_is_not_one_is_refused_and_never_read_as_another(
+    pool: Pool, cache: KeyCache
+) -> None:
+    tenant = await create_customer(pool, "Tenant")
+    digest = await new_key(pool, tenant.tenant_id)
+    with pytest.raises(InvalidValueError):
+        await operator_set_placement(pool, tenant.tenant_id, "elsewhere")  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError):
+        await operator_set_placement(pool, "ten_unknown", "remote")
+    async with pool.connection() as connection:  # as a later version of the tables might allow it
+        await connection.execute("ALTER TABLE tenants.tenant DROP CONSTRAINT tenant_placement_check")
+        await connection.execute("UPDATE tenants.tenant SET placement = 'elsewhere'")
+    assert await placement_of(cache, digest) == "local_only"
+    assert (await show_tenant(pool, tenant.tenant_id)).placement == "local_only"
 
 
 async def test_a_change_moves_the_epoch_once_and_no_change_not_at_all(pool: Pool) -> None:

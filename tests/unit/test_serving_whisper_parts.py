@@ -7,7 +7,6 @@ from whisper.decoding import DecodingResult
 from whisper.model import ModelDimensions
 from whisper.tokenizer import LANGUAGES
 
-from gateway.languages import LANGUAGE_NAMES
 from serving.engines.chinese import ChineseScripts
 from serving.engines.speech_detection import Span, find_speech
 from serving.engines.whisper_checkpoint import windows_in
@@ -22,6 +21,7 @@ from serving.engines.whisper_decoding import (
     temperatures,
 )
 from serving.joining import join
+from serving.languages import LANGUAGE_NAMES
 from tests.engines.tiny_whisper import RATE_HZ, silence, speech
 
 BEGIN = 1000  # the first timestamp token in these tests: one more is 20 ms later

@@ -52,6 +52,7 @@ def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
         {
             "DATABASE_URL": "postgresql://u:hunter2@127.0.0.1/db",
             "LIMITS_STORAGE_URI": "redis://:hunter2@127.0.0.1",
+            "REMOTE_API_KEY": "sk-hunter2",
         }
     )
     assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
@@ -72,3 +73,29 @@ def test_vits_without_a_model_is_refused_by_the_variable_to_set() -> None:
         load_settings({"TTS_ENGINE": "vits", "TTS_MODEL": ""})
     settings = load_settings({"TTS_ENGINE": "vits", "TTS_MODEL": "facebook/mms-tts-eng"})
     assert (settings.tts_engine, settings.tts_model) == ("vits", "facebook/mms-tts-eng")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.openai.com/v1", "http://127.0.0.1:8080/v1", "http://[::1]:8080/v1", "https://host"]
+)
+def test_a_remote_endpoint_is_an_address(url: str) -> None:
+    assert load_settings({"REMOTE_BASE_URL": url}).remote_base_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REMOTE_BASE_URL", "api.openai.com/v1"),
+        ("REMOTE_BASE_URL", "ftp://host/v1"),
+        ("REMOTE_BASE_URL", "https://user:hunter2@host/v1"),
+        ("REMOTE_BASE_URL", "https://host/v1?key=hunter2"),
+        ("REMOTE_BASE_URL", "https://host/hunter2 v1"),
+        ("REMOTE_API_KEY", "hunter2\nx-header: 1"),
+        ("REMOTE_API_KEY", "hunter2 "),
+        ("REMOTE_API_KEY", "hünter2"),
+    ],
+)
+def test_what_no_call_could_be_sent_with_is_named_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=f"^{name} is not usable: ") as caught:
+        load_settings({name: value})
+    assert "nter2" not in str(caught.value)
