@@ -17,7 +17,7 @@ from infra.errors import StartupError
 from tenants import keys
 from tenants.api_keys import operator_tenant_of_key
 
-_SENTENCE = "please call me tomorrow morning"
+_SENTENCE = "Please call me tomorrow."
 _CUSTOMER = "I ordered shoes two weeks ago and nothing has arrived"
 _CUSTOMER_ZH = "我上週訂的包裹到現在還沒收到"
 _TIMEOUT_S = 120.0

@@ -15,7 +15,7 @@ from infra.ids import parse_call_id
 from tests.contract.conftest import TenantOfTest
 from tests.stack import Stack, wait_until
 
-SENTENCE = "please call me tomorrow morning"
+SENTENCE = "Please call me tomorrow."
 _METER = "asr.audio_ms"
 
 
@@ -24,7 +24,7 @@ def long_speech(stack: Stack) -> bytes:
     """A wav of some 65 s: three windows."""
     return (
         stack.openai()
-        .audio.speech.create(model="tts-1", voice="alloy", input=f"{SENTENCE}. " * 32, response_format="wav")
+        .audio.speech.create(model="tts-1", voice="alloy", input=f"{SENTENCE} " * 32, response_format="wav")
         .content
     )
 
@@ -91,7 +91,7 @@ def check_segments(
 def test_speech_as_events_is_the_same_file_and_says_what_is_charged(
     stack: Stack, tenant: TenantOfTest
 ) -> None:
-    body = {"model": "tts-1", "voice": "alloy", "input": f"{SENTENCE}. " * 3, "response_format": "wav"}
+    body = {"model": "tts-1", "voice": "alloy", "input": f"{SENTENCE} " * 3, "response_format": "wav"}
     with stack.http(tenant.key) as client:
         answer = client.post("/v1/audio/speech", json={**body, "stream_format": "sse"})
         whole = client.post("/v1/audio/speech", json=body)
