@@ -49,7 +49,7 @@ def test_every_variable_is_one_that_somebody_reads(place: object) -> None:
 def test_every_value_of_a_setting_is_one_that_it_takes(place: object) -> None:
     assert callable(place)
     for environment in place().values():
-        given = {name: _resolved(str(value)) for name, value in environment.items()}
+        given = {name: _resolved(str(value or "")) for name, value in environment.items()}
         load_settings({name: value for name, value in given.items() if name in SETTINGS})
 
 
