@@ -20,7 +20,7 @@ up: $(INSTALLED)
 	@exec $(BIN)/aiaas up
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@for engine in tests/engines/test_*.py; do $(BIN)/python -m pytest $$engine || exit 1; done
 
 check: $(INSTALLED)
@@ -33,6 +33,7 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench.ledger
 	@$(BIN)/python -m tests.bench.gateway
+	@$(BIN)/python -m tests.bench.whisper
 	@$(BIN)/python -m tests.bench.audio
 
 faults: $(INSTALLED)

@@ -13,13 +13,6 @@ from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, a file stays in one process, and so does all that shares the one running stack."""
-    for item in items:
-        group = item.path.parent if item.path.parent.name == "contract" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
-
-
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(Path(tmp_path_factory.mktemp("postgres")))
