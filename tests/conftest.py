@@ -1,6 +1,7 @@
 """One embedded PostgreSQL a process; each test gets a clone of a migrated template of its own."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -40,12 +41,17 @@ def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that knows the sentences of `tests.engines.tiny_whisper`; trained once a session."""
-    from tests.engines.tiny_whisper import train
+def tiny_whisper(pytestconfig: pytest.Config) -> Path:
+    """A checkpoint that knows the sentences of `tests.engines.tiny_whisper`; trained once for that file."""
+    from tests.engines import tiny_whisper
 
-    checkpoint = Path(tmp_path_factory.mktemp("whisper")) / "tiny-test.pt"
-    train(checkpoint)
+    digest = hashlib.sha256(Path(tiny_whisper.__file__).read_bytes()).hexdigest()
+    folder = pytestconfig.cache.mkdir(f"whisper-{digest[:12]}")  # type: ignore[union-attr]
+    checkpoint = folder / "tiny-test.pt"
+    if not checkpoint.exists():
+        trained = folder / "trained"
+        tiny_whisper.train(trained)
+        trained.rename(checkpoint)
     return checkpoint
 
 
