@@ -37,7 +37,7 @@ def replica(folder: Path) -> Any:
     """The deployment as settings make it, in this process."""
     from ray import serve
 
-    from serving.deployments import applications
+    from serving.applications import applications
 
     made = applications(Settings(intent_model=str(folder)), 2, local=True, has_gpu=False)["intent"]
     return serve.run(made, name="intent", _local_testing_mode=True)

@@ -40,7 +40,7 @@ def replica(folder: Path) -> Any:
     """The deployment as settings make it, in this process."""
     from ray import serve
 
-    from serving.deployments import applications
+    from serving.applications import applications
 
     settings = Settings(tts_engine="vits", tts_model=str(folder))
     return serve.run(
