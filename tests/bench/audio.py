@@ -262,7 +262,7 @@ async def main(size: str, rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--loop", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.loop:
