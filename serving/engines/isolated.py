@@ -1,7 +1,6 @@
 """A recogniser in a process of its own, for engines that hold the interpreter lock or may crash."""
 
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -13,8 +12,8 @@ import msgspec
 from serving.contract import EngineInfo, Recognised, RecognitionRequest, Sound
 from serving.engines.pocketsphinx import INFO, PocketsphinxRecogniser
 from serving.errors import EngineUnavailableError, UnsupportedLanguageError, UnsupportedTaskError
+from serving.pipes import receive, send
 
-_LENGTH = struct.Struct("<I")
 _MODULE = "serving.engines.isolated"
 
 
@@ -56,8 +55,8 @@ class IsolatedRecogniser:
         child = self._living_child()
         to_child, from_child = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
         try:
-            _send(to_child, msgspec.msgpack.encode(sounds))
-            message = _receive(from_child)
+            send(to_child, msgspec.msgpack.encode(sounds))
+            message = receive(from_child)
         except (OSError, ValueError):  # ValueError: the pipe was closed by `stop`
             message = None
         if message is None:
@@ -91,33 +90,18 @@ class IsolatedRecogniser:
         )
 
 
-def _send(pipe: IO[bytes], message: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(message)) + message)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> bytes | None:
-    """The next message, or None at the end of the pipe."""
-    header = pipe.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(header)
-    message = pipe.read(length)
-    return message if len(message) == length else None
-
-
 def main() -> None:
     """Answer requests on standard input until it ends."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a C library prints must not mix with replies
     recogniser = PocketsphinxRecogniser()
-    while (message := _receive(sys.stdin.buffer)) is not None:
+    while (message := receive(sys.stdin.buffer)) is not None:
         sounds = msgspec.msgpack.decode(message, type=list[Sound])
         try:
             reply = _Reply(recogniser.recognise(sounds))
         except _REFUSALS as error:
             reply = _Reply(refusal=(error.code, error.message))
-        _send(replies, msgspec.msgpack.encode(reply))
+        send(replies, msgspec.msgpack.encode(reply))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import asyncio
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -24,8 +23,8 @@ from serving.errors import (
     TooManyChannelsError,
     UndecodableAudioError,
 )
+from serving.pipes import receive, send
 
-_LENGTH = struct.Struct("<I")
 _MODULE = "serving.media.isolated"
 _REFUSALS = (
     EmptyAudioError,
@@ -134,13 +133,13 @@ class _Decoder:
 
     def begin(self, upload: bytes, channels: Channels) -> None:
         try:
-            _send(cast(IO[bytes], self._child.stdin), msgspec.msgpack.encode(_Request(upload, channels)))
+            send(cast(IO[bytes], self._child.stdin), msgspec.msgpack.encode(_Request(upload, channels)))
         except (OSError, ValueError):  # ValueError: the pipe was closed by `stop`
             raise self._ended() from None
 
     def next(self) -> Window | None:
         try:
-            message = _receive(cast(IO[bytes], self._child.stdout))
+            message = receive(cast(IO[bytes], self._child.stdout))
         except (OSError, ValueError):
             message = None
         if message is None:
@@ -161,22 +160,6 @@ class _Decoder:
         if self._child.wait() in _ENDED_FROM_OUTSIDE:
             return EngineUnavailableError()
         return UndecodableAudioError()
-
-
-def _send(pipe: IO[bytes], message: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(message)))
-    pipe.write(message)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> bytes | None:
-    """The next message, or None at the end of the pipe."""
-    header = pipe.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(header)
-    message = pipe.read(length)
-    return message if len(message) == length else None
 
 
 def _replies(request: _Request) -> Iterator[_Reply]:
@@ -206,13 +189,13 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a C library prints must not mix with replies
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_LARGEST_BYTES, _LARGEST_BYTES))
-    while (message := _receive(sys.stdin.buffer)) is not None:
+    while (message := receive(sys.stdin.buffer)) is not None:
         request = msgspec.msgpack.decode(message, type=_Request)
         del message
         upload_ends_s = time.process_time() + upload_cpu_s
         _limit_cpu(window_cpu_s, upload_ends_s)
         for reply in _replies(request):
-            _send(replies, msgspec.msgpack.encode(reply))
+            send(replies, msgspec.msgpack.encode(reply))
             _limit_cpu(window_cpu_s, upload_ends_s)
 
 
