@@ -15,6 +15,7 @@ from infra.errors import StartupError
 from serving.contract import Recognised, Recogniser, RecognitionRequest, Segment, Sound, Window
 from serving.engines.whisper import WhisperRecogniser
 from serving.engines.whisper_checkpoint import load_checkpoint
+from serving.engines.whisper_decoding import SteadySampler
 from serving.errors import UnsupportedLanguageError
 from serving.media.decode import windows
 from serving.media.encode import speech_encoder
@@ -129,10 +130,13 @@ def test_a_higher_temperature_is_tried_for_the_failing_sound_alone(
     recogniser: WhisperRecogniser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[tuple[float, int]] = []
+    steady: set[bool] = set()
     run = DecodingTask.run
 
     def watch(self: DecodingTask, mel: torch.Tensor) -> list[object]:
         decoded.append((self.options.temperature, len(mel)))
+        if self.options.temperature:
+            steady.add(isinstance(self.decoder, SteadySampler))
         return run(self, mel)  # type: ignore[return-value]
 
     monkeypatch.setattr(DecodingTask, "run", watch)
@@ -142,6 +146,7 @@ def test_a_higher_temperature_is_tried_for_the_failing_sound_alone(
     together = recogniser.recognise([*known, sound(CIRCLING, language="en")])
     assert together[:3] == alone
     assert decoded[:3] == [(0.0, 4), (0.2, 1), (0.4, 1)]
+    assert steady == {True}
     assert all("no no no" not in text for text in texts(together[3].segments))
 
 

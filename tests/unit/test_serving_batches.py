@@ -83,6 +83,33 @@ async def test_one_that_leaves_is_not_waited_for_and_its_company_is_answered() -
     assert work.seen == [[1, 2], [4]]
 
 
+async def test_those_that_left_take_no_place_in_a_batch() -> None:
+    work = Doubling()
+    batches = Batches(work, threads(), largest=2, wait_s=0)
+    work.gate.clear()
+    first = asyncio.create_task(batches.submit(1))
+    await begun(work, 1)
+    leaving, *staying = (asyncio.create_task(batches.submit(number)) for number in (2, 3, 4))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    work.gate.set()
+    assert await asyncio.gather(first, *staying) == [2, 6, 8]
+    assert work.seen == [[1], [3, 4]]
+
+
+async def test_one_that_left_a_failing_batch_is_not_done_again() -> None:
+    work = Doubling()
+    batches = Batches(work, threads(), largest=4, wait_s=0.01)
+    work.gate.clear()
+    unlucky, leaving, staying = (asyncio.create_task(batches.submit(number)) for number in (13, 2, 3))
+    await begun(work, 1)
+    leaving.cancel()
+    work.gate.set()
+    assert await staying == 6
+    assert isinstance((await asyncio.gather(unlucky, return_exceptions=True))[0], ValueError)
+    assert work.seen == [[13, 2, 3], [13], [3]]
+
+
 async def test_a_wrong_number_of_answers_is_an_error_and_not_a_wait_for_ever() -> None:
     batches: Batches[int, int] = Batches(lambda numbers: [], threads(), largest=2, wait_s=0)
     async with asyncio.timeout(5):
