@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -29,7 +29,6 @@ from serving.contract import (
     Product,
     Recognised,
     RecognitionRequest,
-    Segment,
     SpeechPiece,
     SpeechRequest,
     Transcript,
@@ -50,7 +49,7 @@ from serving.placement import PlacedRecogniser, Placement, begun, placed
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
 from serving.remote.engines import RemoteEngines
-from serving.transcription import hear, in_order
+from serving.transcription import Heard, in_order
 
 _APPLICATIONS = ("media", "asr", "intent", "tts")
 _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": ("intent",), "tts": ("tts",)}
@@ -84,8 +83,7 @@ class ServingClient:
         telemetry: Telemetry,
         remote: RemoteEngines | None = None,
     ) -> None:
-        self._media = handles["media"].windows.options(stream=True)
-        self._measured = handles["media"].measured_windows.options(stream=True)
+        self._media = handles["media"].measured_windows.options(stream=True)
         self._asr = handles["asr"].recognise
         self._intent = handles["intent"].classify
         self._tts = handles["tts"].speak.options(stream=True)
@@ -132,42 +130,23 @@ class ServingClient:
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
     ) -> Transcript:
-        """Transcribe a file of any known kind.
+        """Transcribe a file of any known kind: all that `listen` gives, in order of time.
 
-        The file's windows come as a stream from the media deployment, here in any case, and all of them are
-        recognised in one place; see `serving.transcription.hear`. `audio_ms` is the decoded length, exactly,
-        of each channel that is recognised by itself: see `serving.media.decode.windows`.
-
-        Raises:
-            UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
-            MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
+        Raises: as `listen` does.
         """
-        asked = asked if placement == "remote" else self._settled(asked)
-        trace = self._carrier(carrier)
-        calls = Calls()
-        recognise = self._recogniser(placement, calls, trace)
-        segments: list[Segment] = []
-        ends_ms, language = dict[int | None, int](), asked.language
-        async with calls.within(timeout_s):
-            windows = calls.stream(self._media, upload, asked.channels, trace, resumes=True)
-            heard = hear(windows, asked, recognise)
-            try:
-                async for window in heard:
-                    segments.extend(window.segments)
-                    ends_ms[window.channel], language = window.end_ms, window.language
-            finally:
-                windows.cancel()
-                await heard.aclose()
-        ordered = in_order(segments)
-        engine, model = self._answered(recognise)
+        listening = await self.listen(
+            upload, asked, placement=placement, timeout_s=timeout_s, carrier=carrier
+        )
+        heard = await _all_of(listening.windows)
+        segments = in_order(segment for window in heard for segment in window.segments)
         return Transcript(
-            text=join(segment.text for segment in ordered),
-            language=primary_language(language or _UNDETERMINED),
-            audio_ms=sum(ends_ms.values()),
-            segments=ordered,
-            engine=engine,
-            model=model,
-            channels=len(ends_ms),
+            text=join(segment.text for segment in segments),
+            language=primary_language(heard[-1].language or _UNDETERMINED),
+            audio_ms=listening.audio_ms,
+            segments=segments,
+            engine=listening.engine,
+            model=listening.model,
+            channels=len({window.channel for window in heard}),
         )
 
     async def listen(
@@ -179,18 +158,23 @@ class ServingClient:
         timeout_s: float,
         carrier: Mapping[str, str] | None = None,
     ) -> Listening:
-        """Transcribe as `transcribe` does, and give each window as soon as it is heard.
+        """Transcribe a file of any known kind, and give each window as soon as it is heard.
 
-        Returns when the first window is heard and the whole file measured, at the same time. `timeout_s`
-        bounds all of it.
+        Returns when the first window is heard and the whole file measured, at the same time, so that nothing
+        is recognised of a file that is no good, but that window. `timeout_s` bounds all of it. The windows
+        come as a stream from the media deployment, here in any case, and all of them are recognised in one
+        place; see `serving.transcription.hear`. `audio_ms` is the decoded length, exactly, of each channel
+        that is recognised by itself: see `serving.media.decode.windows`.
 
-        Raises: as `transcribe` does, here and between windows.
+        Raises, here and between windows:
+            UnsupportedLanguageError, UnsupportedTaskError: before anything is decoded.
+            MediaError: the file is empty, cannot be decoded, has no sound, or too much of it.
         """
         asked = asked if placement == "remote" else self._settled(asked)
         trace = self._carrier(carrier)
         calls = Calls()
         recognise = self._recogniser(placement, calls, trace)
-        stream = calls.stream(self._measured, upload, asked.channels, trace, resumes=True)
+        stream = calls.stream(self._media, upload, asked.channels, trace, resumes=True)
         audio_ms, heard = await listen(stream, asked, recognise, timeout_s, calls.within)
         engine, model = self._answered(recognise)  # known by the first window
         return Listening(audio_ms, heard, engine, model)
@@ -352,6 +336,11 @@ class ServingClient:
 
     def _carrier(self, carrier: Mapping[str, str] | None) -> Mapping[str, str]:
         return self._telemetry.carrier() if carrier is None else carrier
+
+
+async def _all_of(windows: AsyncGenerator[Heard, None]) -> list[Heard]:
+    async with aclosing(windows):
+        return [window async for window in windows]
 
 
 def _running_applications() -> dict[str, str]:

@@ -14,7 +14,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -80,7 +80,9 @@ class MediaReplica:
         self._sample = encoder.feed(bytes(SPEECH_RATE_HZ)) + encoder.finish()
         self._decoded_at = 0.0
 
-    async def windows(self, upload: bytes, channels: Channels, carrier: Carrier) -> AsyncIterator[Window]:
+    async def windows(
+        self, upload: bytes, channels: Channels, carrier: Carrier
+    ) -> AsyncGenerator[Window, None]:
         """See `serving.media.isolated.Decoders.windows`.
 
         Serve's transport holds a generator back whose caller is slow: a few windows wait in it, never a file.
@@ -94,16 +96,23 @@ class MediaReplica:
     async def measured_windows(
         self, upload: bytes, channels: Channels, carrier: Carrier
     ) -> AsyncIterator[Window | int]:
-        """As `windows`, with the length of all of them in ms ahead of the second one.
+        """As `windows`, with the length of all of them in ms after the first one.
 
-        The file is decoded twice: once to the end for its length, while the first window is recognised.
+        A file of more than one is decoded twice: once to the end for its length, while the first window is
+        recognised.
         """
-        is_measured = False
-        async for window in self.windows(upload, channels, carrier):
-            yield window
-            if not is_measured:
-                yield sum([each.duration_ms async for each in self.windows(upload, channels, carrier)])
-                is_measured = True
+        async with aclosing(self.windows(upload, channels, carrier)) as windows:
+            first, second = await anext(windows, None), await anext(windows, None)
+            if first is None:
+                return
+            yield first
+            if second is None:
+                yield first.duration_ms
+                return
+            yield sum([window.duration_ms async for window in self.windows(upload, channels, carrier)])
+            yield second
+            async for window in windows:
+                yield window
 
     def describe(self) -> None:
         """Nothing to say; answers when the replica is up."""

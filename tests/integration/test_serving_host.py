@@ -25,6 +25,7 @@ from serving.calls import Calls, deadline
 from serving.client import ServingClient
 from serving.contract import RecognitionRequest, SpeechFormat, SpeechRequest
 from serving.errors import (
+    AudioTooLongError,
     DeadlineExceededError,
     EmptyAudioError,
     EngineUnavailableError,
@@ -83,6 +84,12 @@ class Host:
 def decoders(host: Host) -> list[psutil.Process]:
     below = psutil.Process(host.process.pid).children(recursive=True)
     return [process for process in below if "serving.media.isolated" in process.cmdline()]
+
+
+def media_windows() -> Any:
+    from ray import serve
+
+    return serve.get_app_handle("media").windows.options(stream=True)
 
 
 def computed_s(process: psutil.Process) -> float:
@@ -228,7 +235,7 @@ async def test_speech_begins_before_it_is_done_and_can_be_left(client: ServingCl
 
 async def test_a_slow_reader_holds_the_decoder_back(host: Host, client: ServingClient) -> None:
     """Ray Serve's transport does it: a long file is never decoded ahead into memory."""
-    stream = client._media.remote(endless_silence(2.5), "mix", {})
+    stream = media_windows().remote(endless_silence(2.5), "mix", {})
     assert (await anext(stream)).start_ms == 0
     decoder = max(decoders(host), key=computed_s)
     replica = decoder.parent()
@@ -254,7 +261,7 @@ async def test_a_file_that_crashes_or_hangs_the_decoder_costs_one_process(
 
     async def harmed(harm: signal.Signals) -> None:
         async with deadline(3):
-            decoded = client._media.remote(endless_silence(1), "mix", {})
+            decoded = media_windows().remote(endless_silence(1), "mix", {})
             try:
                 await anext(decoded)
                 for decoder in decoders(host):
@@ -391,6 +398,17 @@ async def test_a_long_file_is_decoded_here_and_recognised_there_in_order(
     assert (transcript.engine, transcript.model) == (f"remote:{elsewhere.host}", "whisper-1")
 
 
+async def test_of_a_file_that_is_too_long_its_first_window_is_recognised_at_most(
+    client: ServingClient, elsewhere: Elsewhere
+) -> None:
+    elsewhere.reset()
+    with pytest.raises(AudioTooLongError):
+        await client.transcribe(
+            endless_silence(4.1), RecognitionRequest(language="en"), placement="remote", timeout_s=60
+        )
+    assert len(elsewhere.sent) <= 1
+
+
 async def test_speech_from_there_is_passed_on_as_it_is(client: ServingClient, elsewhere: Elsewhere) -> None:
     request = SpeechRequest("Hello.", "a voice of theirs", 1.0, "opus")
     answered = await client.speak(request, placement="remote", timeout_s=30)
@@ -430,12 +448,9 @@ async def test_every_call_is_answered_though_a_replica_is_killed_under_them(
 async def test_a_stream_goes_on_where_its_only_replica_died_or_says_when_to_try_again(
     host: Host, client: ServingClient
 ) -> None:
-    from ray import serve
-
     file = await spoken(client, "We are going to the market tomorrow. " * 120)
-    media = serve.get_app_handle("media").windows.options(stream=True)
     calls = [Calls(), Calls()]
-    patient, hasty = (call.stream(media, file, "mix", {}, resumes=True) for call in calls)
+    patient, hasty = (call.stream(media_windows(), file, "mix", {}, resumes=True) for call in calls)
     first = [await anext(patient), await anext(hasty)]
     speech = (await client.speak(SpeechRequest("Hello there. " * 250, "alloy"), timeout_s=30)).value
     await anext(speech)
