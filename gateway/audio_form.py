@@ -14,13 +14,20 @@ from gateway.auth import Caller, caller_of, trace_of
 from gateway.bodies import AnyRequest, read_form
 from gateway.catalog import require_engine
 from gateway.errors import BodyError, MissingValueError
-from gateway.events import TranscriptEvents, event_stream, transcript_pieces
+from gateway.events import EVENT_STREAM, TranscriptEvents, event_stream, transcript_pieces
 from gateway.metered import Rendered, Served, Work
 from gateway.repeats import repeatable
 from gateway.services import Services, services_of
 from gateway.transcripts import TranscriptFormat, render
-from openapi.endpoint import BINARY, TEXT
-from openapi.wire import MAX_UPLOAD_BYTES
+from openapi.endpoint import BINARY, TEXT, Media
+from openapi.wire import (
+    MAX_UPLOAD_BYTES,
+    ErrorBody,
+    TranscriptDeltaEvent,
+    TranscriptDoneEvent,
+    TranscriptSegmentEvent,
+    VerboseTranscriptionBody,
+)
 from serving.contract import Channels, RecognitionRequest, Task, Transcript
 from serving.errors import UnsupportedTaskError
 
@@ -63,6 +70,12 @@ COMMON_FIELDS: dict[str, Any] = {
         "description": "Answer with events as the text becomes known: a delta for each segment, and the "
         "whole text at the end. With `json` or `verbose_json`, which adds each segment with its times.",
     },
+}
+ANSWERS: Media = {
+    "application/json": VerboseTranscriptionBody,
+    "text/plain": TEXT,
+    "text/vtt": TEXT,
+    EVENT_STREAM: (TranscriptDeltaEvent, TranscriptSegmentEvent, TranscriptDoneEvent, ErrorBody),
 }
 
 
@@ -115,7 +128,7 @@ async def answer_form(request: AnyRequest, task: Task) -> ASGIApp:
         events = TranscriptEvents(
             task,
             is_verbose=form.response_format == "verbose_json",
-            wants_words="word" in form.granularities,
+            wants_words=form.asked.wants_words,
         )
         pieces = transcript_pieces(listening, events)
         return Served(pieces, listening.audio_ms, listening.engine, listening.model)

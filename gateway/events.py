@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.answer import Piece, StreamKind
 from gateway.errors import error_body
+from gateway.transcripts import language_name, word_body
 from infra.errors import DomainError
 from openapi.wire import (
     DurationUsage,
@@ -19,17 +20,14 @@ from openapi.wire import (
     SpeechUsage,
     TranscriptDeltaEvent,
     TranscriptDoneEvent,
-    TranscriptionWord,
     TranscriptSegmentEvent,
 )
-from serving.contract import Segment, SpeechPiece, Task, Word, primary_language
+from serving.contract import Segment, SpeechPiece, Task, language_code
 from serving.joining import gap
-from serving.languages import LANGUAGE_NAMES
 from serving.listening import Listening
 from serving.transcription import Heard
 
 EVENT_STREAM = "text/event-stream"
-_UNDETERMINED = "und"
 
 
 def event_stream(headers: tuple[tuple[bytes, bytes], ...] = ()) -> StreamKind:
@@ -74,8 +72,7 @@ class TranscriptEvents:
         """The end: what is charged, and how long the file is."""
         event = TranscriptDoneEvent("".join(self._texts), DurationUsage(audio_ms / 1000))
         if self._is_verbose:
-            code = primary_language(self._language or _UNDETERMINED) if self._task == "transcribe" else "en"
-            language = LANGUAGE_NAMES.get(code, code)
+            language = language_name(language_code(self._language), self._task)
             event = msgspec.structs.replace(event, language=language, duration=duration_ms / 1000)
         return event_of(event)
 
@@ -95,12 +92,8 @@ class TranscriptEvents:
             channel=msgspec.UNSET if segment.channel is None else segment.channel,
         )
         if self._wants_words:
-            told = msgspec.structs.replace(told, words=[_word(word) for word in segment.words])
+            told = msgspec.structs.replace(told, words=[word_body(word) for word in segment.words])
         return event_of(TranscriptDeltaEvent(delta, segment_id)) + event_of(told)
-
-
-def _word(word: Word) -> TranscriptionWord:
-    return TranscriptionWord(word.text, word.start_ms / 1000, word.end_ms / 1000)
 
 
 async def transcript_pieces(listening: Listening, events: TranscriptEvents) -> AsyncGenerator[Piece, None]:

@@ -11,7 +11,7 @@ from openapi.wire import (
     TranscriptionWord,
     VerboseTranscriptionBody,
 )
-from serving.contract import Segment, Task, Transcript
+from serving.contract import Segment, Task, Transcript, Word
 from serving.languages import LANGUAGE_NAMES
 
 TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
@@ -30,16 +30,24 @@ def render(
     return text.encode(), "text/vtt; charset=utf-8" if form == "vtt" else "text/plain; charset=utf-8"
 
 
+def language_name(code: str, task: Task) -> str:
+    """The name of the language that a text is in: what is translated is English."""
+    spoken = code if task == "transcribe" else "en"
+    return LANGUAGE_NAMES.get(spoken, spoken)
+
+
+def word_body(word: Word) -> TranscriptionWord:
+    return TranscriptionWord(word.text, word.start_ms / 1000, word.end_ms / 1000)
+
+
 def _usage(transcript: Transcript) -> DurationUsage:
     return DurationUsage(transcript.audio_ms / 1000)
 
 
 def _verbose(transcript: Transcript, granularities: frozenset[str], task: Task) -> VerboseTranscriptionBody:
-    language = transcript.language if task == "transcribe" else "en"
-    words = [word for segment in transcript.segments for word in segment.words]
     return VerboseTranscriptionBody(
         task=task,
-        language=LANGUAGE_NAMES.get(language, language),
+        language=language_name(transcript.language, task),
         duration=transcript.duration_ms / 1000,
         text=transcript.text,
         usage=_usage(transcript),
@@ -55,7 +63,7 @@ def _verbose(transcript: Transcript, granularities: frozenset[str], task: Task) 
         ]
         if "segment" in granularities
         else msgspec.UNSET,
-        words=[TranscriptionWord(word.text, word.start_ms / 1000, word.end_ms / 1000) for word in words]
+        words=[word_body(word) for segment in transcript.segments for word in segment.words]
         if "word" in granularities
         else msgspec.UNSET,
     )

@@ -6,12 +6,14 @@ answered once. Only once more: a call under which two replicas died may be what 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from infra.errors import DomainError
 from serving.errors import DeadlineExceededError, EngineUnavailableError, OverloadedError
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("aiaas.serving")
 
@@ -103,6 +105,35 @@ class Stream:
         for _ in range(self._had):
             await anext(self._pieces)
         return await anext(self._pieces)
+
+
+async def begun(
+    pieces: AsyncGenerator[T, None], within: Callable[[], AbstractAsyncContextManager[None]]
+) -> AsyncGenerator[T, None]:
+    """The same pieces when the first of them is there: what refuses the call has done so.
+
+    Args:
+        within: bounds the wait for each piece.
+
+    Raises: what `within` raises when a piece is longer under way.
+    """
+
+    async def step() -> T | None:
+        async with within():
+            return await anext(pieces, None)
+
+    first = await step()
+
+    async def all_of() -> AsyncGenerator[T, None]:
+        piece = first
+        try:
+            while piece is not None:
+                yield piece
+                piece = await step()
+        finally:
+            await pieces.aclose()
+
+    return all_of()
 
 
 async def _awaited(response: Any) -> Any:

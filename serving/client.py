@@ -19,7 +19,7 @@ from msgspec import structs
 
 from infra.settings import Settings
 from infra.telemetry import Telemetry
-from serving.calls import Calls, deadline, domain_errors, translated
+from serving.calls import Calls, begun, deadline, domain_errors
 from serving.contract import (
     Answered,
     Catalog,
@@ -33,11 +33,10 @@ from serving.contract import (
     SpeechRequest,
     Transcript,
     Window,
-    primary_language,
+    language_code,
 )
 from serving.errors import (
     EngineUnavailableError,
-    OverloadedError,
     UnknownIntentSetError,
     UnknownVoiceError,
     UnsupportedLanguageError,
@@ -45,7 +44,7 @@ from serving.errors import (
 )
 from serving.joining import join
 from serving.listening import Listening, listen
-from serving.placement import PlacedRecogniser, Placement, begun, placed
+from serving.placement import PlacedRecogniser, Placement, placed
 from serving.ray_environment import prepare_ray_environment
 from serving.raylet import connect_to_raylet
 from serving.remote.engines import RemoteEngines
@@ -56,8 +55,6 @@ _PRODUCTS: dict[Product, tuple[str, ...]] = {"asr": ("media", "asr"), "intent": 
 _CONNECT_S = 60.0
 _CHECK_S = 3.0
 _CHECKED_S = 1.0
-_RETRY_S = 0.1
-_UNDETERMINED = "und"
 
 
 class ServingClient:
@@ -141,7 +138,7 @@ class ServingClient:
         segments = in_order(segment for window in heard for segment in window.segments)
         return Transcript(
             text=join(segment.text for segment in segments),
-            language=primary_language(heard[-1].language or _UNDETERMINED),
+            language=language_code(heard[-1].language),
             audio_ms=listening.audio_ms,
             segments=segments,
             engine=listening.engine,
@@ -309,16 +306,8 @@ class ServingClient:
     async def _recognise(
         self, calls: Calls, carrier: Mapping[str, str], window: Window, asked: RecognitionRequest
     ) -> Recognised:
-        while True:
-            try:
-                return await calls.answer(self._asr, window, asked, carrier)
-            except Exception as error:
-                if (window.start_ms == 0 and not window.channel) or not isinstance(
-                    translated(error), OverloadedError
-                ):
-                    raise
-                # A file that was begun is not refused half-way: it waits for room until its deadline.
-                await asyncio.sleep(_RETRY_S)
+        with domain_errors():
+            return await calls.answer(self._asr, window, asked, carrier)
 
     def _settled(self, asked: RecognitionRequest) -> RecognitionRequest:
         """What is asked, checked; an engine of one language has none to find out."""

@@ -228,6 +228,11 @@ def primary_language(tag: str) -> str:
     return tag.replace("_", "-").partition("-")[0].lower()
 
 
+def language_code(tag: str | None) -> str:
+    """The code of a transcript's language: `und` (ISO 639-2) where it is not known."""
+    return primary_language(tag or "und")
+
+
 class Recogniser(Protocol):
     """Speech to text, for sounds of different requests together. Blocks."""
 

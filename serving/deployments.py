@@ -12,6 +12,7 @@ R * max_ongoing_requests + N * max_queued_requests calls between them.
 
 import asyncio
 import importlib
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from serving.contract import (
     Synthesiser,
     Window,
 )
-from serving.watched import WatchedThreads
+from serving.watched import PROOF_S, QUIET_S, WatchedThreads
 
 Carrier = Mapping[str, str]
 Piece = TypeVar("Piece")
@@ -49,8 +50,6 @@ _UPLOADS = 16
 _SPEECH_THREADS = 2
 _PROOF = "Hello."
 _QUIET = bytes(RECOGNITION_RATE_HZ)  # half a second
-_QUIET_S = 30.0
-_PROOF_S = 20.0
 
 _SHARED: dict[str, Any] = {
     "health_check_period_s": 5,
@@ -78,7 +77,7 @@ class MediaReplica:
         self._decoders = Decoders(2 * _UPLOADS)  # one that is measured is decoded twice
         encoder = speech_encoder("wav", SPEECH_RATE_HZ)
         self._sample = encoder.feed(bytes(SPEECH_RATE_HZ)) + encoder.finish()
-        self._decoded_at = 0.0
+        self._decoded_at = -math.inf
 
     async def windows(
         self, upload: bytes, channels: Channels, carrier: Carrier
@@ -119,9 +118,9 @@ class MediaReplica:
 
     async def check_health(self) -> None:
         """Raises where nothing is decoded any more."""
-        if time.monotonic() - self._decoded_at < _QUIET_S:
+        if time.monotonic() - self._decoded_at < QUIET_S:
             return
-        async with asyncio.timeout(_PROOF_S):
+        async with asyncio.timeout(PROOF_S):
             async for _ in self.windows(self._sample, "mix", {}):
                 pass
 

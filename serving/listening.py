@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 import msgspec
 
-from serving.calls import deadline
+from serving.calls import begun, deadline
 from serving.contract import RecognitionRequest, Window
 from serving.transcription import Heard, Recognise, hear
 
@@ -45,15 +45,20 @@ async def listen(
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + timeout_s
     length_ms: asyncio.Future[int] = loop.create_future()
-    heard = hear(_without_length(stream, length_ms), asked, recognise)
-    try:
-        async with within(timeout_s):
-            first = await anext(heard, None)
-    except BaseException:
-        await _end(stream, heard)
-        raise
+    heard = await begun(_heard(stream, length_ms, asked, recognise), lambda: within(ends_at - loop.time()))
     # The length comes ahead of the second window, which is taken while the first one is recognised.
-    return length_ms.result(), _go_on(first, heard, stream, lambda: within(ends_at - loop.time()))
+    return length_ms.result(), heard
+
+
+async def _heard(
+    stream: Any, length_ms: asyncio.Future[int], asked: RecognitionRequest, recognise: Recognise
+) -> AsyncGenerator[Heard, None]:
+    try:
+        async with aclosing(hear(_without_length(stream, length_ms), asked, recognise)) as heard:
+            async for window in heard:
+                yield window
+    finally:
+        stream.cancel()
 
 
 async def _without_length(
@@ -64,23 +69,3 @@ async def _without_length(
             length_ms.set_result(item)
         else:
             yield item
-
-
-async def _go_on(
-    window: Heard | None,
-    heard: AsyncGenerator[Heard, None],
-    stream: Any,
-    within: Callable[[], AbstractAsyncContextManager[None]],
-) -> AsyncGenerator[Heard, None]:
-    try:
-        while window is not None:
-            yield window
-            async with within():
-                window = await anext(heard, None)
-    finally:
-        await _end(stream, heard)
-
-
-async def _end(stream: Any, heard: AsyncGenerator[Heard, None]) -> None:
-    stream.cancel()
-    await heard.aclose()

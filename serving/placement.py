@@ -5,20 +5,20 @@ call is refused here, because the queue is full or the engine is away.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
 from infra.errors import UnavailableError
 from serving.calls import domain_errors
 from serving.contract import Recognised, RecognitionRequest, Window
 from serving.errors import EngineUnavailableError, OverloadedError
+from serving.transcription import Recognise
 
 T = TypeVar("T")
 Placement = Literal["local_only", "prefer_local", "remote"]
 Place = Literal["local", "remote"]
-Recognise = Callable[[Window, RecognitionRequest], Awaitable[Recognised]]
 
+_LOCAL_RETRY_S = 0.1  # others' windows end all the time; a remote endpoint says how long it wants
 _REMOTE_PREFIX = "remote:"
 
 
@@ -70,7 +70,6 @@ class PlacedRecogniser:
     """Recognises one file's windows, all of them in one place: that of the first one.
 
     Args:
-        local: waits for room by itself in a file that was begun.
         is_up: as for `placed`.
     """
 
@@ -106,9 +105,9 @@ class PlacedRecogniser:
             try:
                 return await self._at(self.place, window, asked)
             except OverloadedError as error:
-                if is_first or self.place == "local":
+                if is_first:
                     raise
-                await asyncio.sleep(error.retry_after_s)
+                await asyncio.sleep(_LOCAL_RETRY_S if self.place == "local" else error.retry_after_s)
 
     async def _at(self, place: Place, window: Window, asked: RecognitionRequest) -> Recognised:
         recognise = self._local if place == "local" else self._remote
@@ -117,35 +116,6 @@ class PlacedRecogniser:
         recognised = await recognise(window, asked)
         self.place = place
         return recognised
-
-
-async def begun(
-    pieces: AsyncGenerator[T, None], within: Callable[[], AbstractAsyncContextManager[None]]
-) -> AsyncGenerator[T, None]:
-    """The same pieces when the first of them is there: what refuses the call has done so.
-
-    Args:
-        within: bounds the wait for each piece.
-
-    Raises: what `within` raises when a piece is longer under way.
-    """
-
-    async def step() -> T | None:
-        async with within():
-            return await anext(pieces, None)
-
-    first = await step()
-
-    async def all_of() -> AsyncGenerator[T, None]:
-        piece = first
-        try:
-            while piece is not None:
-                yield piece
-                piece = await step()
-        finally:
-            await pieces.aclose()
-
-    return all_of()
 
 
 def _certain_place(placement: Placement, *, has_remote: bool) -> Place | None:

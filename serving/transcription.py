@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 import msgspec
 from msgspec import structs
 
-from serving.contract import Recognised, RecognitionRequest, Segment, Window
+from serving.contract import Recognised, RecognitionRequest, Segment, Window, Word
 
 _WINDOWS_IN_FLIGHT = 2
 
@@ -79,7 +79,7 @@ def _placed(segment: Segment, window: Window) -> Segment:
     """A segment of a window as one of the file."""
     offset_ms = window.start_ms
     words = tuple(
-        type(word)(word.text, word.start_ms + offset_ms, word.end_ms + offset_ms) for word in segment.words
+        Word(word.text, word.start_ms + offset_ms, word.end_ms + offset_ms) for word in segment.words
     )
     return Segment(
         segment.text, segment.start_ms + offset_ms, segment.end_ms + offset_ms, words, window.channel

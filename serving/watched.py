@@ -10,9 +10,9 @@ from infra.errors import DomainError, UnavailableError
 
 Answer = TypeVar("Answer")
 
-_QUIET_S = 30.0  # an engine that answered a call so recently is not asked for a proof
+QUIET_S = 30.0  # an engine that answered a call so recently is not asked for a proof
 _LEAST_SHARE = 20  # proofs take one part in so many of an idle engine's time, however slow it is
-_PROOF_S = 20.0  # Serve waits for 30
+PROOF_S = 20.0  # Serve waits for 30
 
 
 class WatchedThreads:
@@ -31,8 +31,8 @@ class WatchedThreads:
         self._overdue_at: dict[object, float] = {}  # of what is in hand
         self._has_failed = False
         self._answered_at = 0.0
-        self._pause_s = _QUIET_S
-        self._proof_s = _PROOF_S
+        self._pause_s = QUIET_S
+        self._proof_s = PROOF_S
 
     def warm_up(self, proof: Callable[[], object]) -> None:
         """Have the model work once, in one of these threads, and learn how long it takes.
@@ -70,13 +70,13 @@ class WatchedThreads:
             raise TimeoutError("the engine hangs")
         if not self._has_failed and (self._overdue_at or now - self._answered_at < self._pause_s):
             return
-        async with asyncio.timeout(_PROOF_S):
+        async with asyncio.timeout(PROOF_S):
             await proof(within_s=self._proof_s)
         self._learn(time.monotonic() - now)
 
     def _learn(self, proof_took_s: float) -> None:
-        self._pause_s = max(_QUIET_S, _LEAST_SHARE * proof_took_s)
-        self._proof_s = max(_PROOF_S, 10 * proof_took_s)
+        self._pause_s = max(QUIET_S, _LEAST_SHARE * proof_took_s)
+        self._proof_s = max(PROOF_S, 10 * proof_took_s)
 
     def _timed(self, limit_s: float, work: Callable[..., Answer], *given: Any) -> Answer:
         token = object()

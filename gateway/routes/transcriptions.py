@@ -3,20 +3,11 @@
 from litestar import post
 from litestar.types import ASGIApp
 
-from gateway.audio_form import COMMON_FIELDS, MAX_FORM_BYTES, answer_form
+from gateway.audio_form import ANSWERS, COMMON_FIELDS, MAX_FORM_BYTES, answer_form
 from gateway.auth import admit
 from gateway.bodies import AnyRequest
-from gateway.events import EVENT_STREAM
 from openapi.endpoint import CALL_ERRORS, TEXT, Endpoint
-from openapi.wire import (
-    ErrorBody,
-    TranscriptDeltaEvent,
-    TranscriptDoneEvent,
-    TranscriptSegmentEvent,
-    VerboseTranscriptionBody,
-)
 
-TRANSCRIPT_EVENTS = (TranscriptDeltaEvent, TranscriptSegmentEvent, TranscriptDoneEvent, ErrorBody)
 FORM_SCHEMA = {
     "type": "object",
     "required": ["file", "model"],
@@ -38,12 +29,7 @@ ENDPOINT = Endpoint(
     operation_id="createTranscription",
     tag="Audio",
     request={"multipart/form-data": FORM_SCHEMA},
-    answer={
-        "application/json": VerboseTranscriptionBody,
-        "text/plain": TEXT,
-        "text/vtt": TEXT,
-        EVENT_STREAM: TRANSCRIPT_EVENTS,
-    },
+    answer=ANSWERS,
     charged=True,
     errors=CALL_ERRORS,
     examples={

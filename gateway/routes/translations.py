@@ -3,25 +3,17 @@
 from litestar import post
 from litestar.types import ASGIApp
 
-from gateway.audio_form import COMMON_FIELDS, MAX_FORM_BYTES, answer_form
+from gateway.audio_form import ANSWERS, COMMON_FIELDS, MAX_FORM_BYTES, answer_form
 from gateway.auth import admit
 from gateway.bodies import AnyRequest
-from gateway.events import EVENT_STREAM
-from gateway.routes.transcriptions import TRANSCRIPT_EVENTS
-from openapi.endpoint import CALL_ERRORS, TEXT, Endpoint
-from openapi.wire import VerboseTranscriptionBody
+from openapi.endpoint import CALL_ERRORS, Endpoint
 
 FORM_SCHEMA = {"type": "object", "required": ["file", "model"], "properties": COMMON_FIELDS}
 ENDPOINT = Endpoint(
     operation_id="createTranslation",
     tag="Audio",
     request={"multipart/form-data": FORM_SCHEMA},
-    answer={
-        "application/json": VerboseTranscriptionBody,
-        "text/plain": TEXT,
-        "text/vtt": TEXT,
-        EVENT_STREAM: TRANSCRIPT_EVENTS,
-    },
+    answer=ANSWERS,
     charged=True,
     errors=CALL_ERRORS,
     examples={

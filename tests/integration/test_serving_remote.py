@@ -12,7 +12,7 @@ import pytest
 from infra.errors import DomainError, InvalidValueError
 from infra.logs import _JsonFormatter
 from infra.settings import load_settings
-from serving.calls import deadline
+from serving.calls import begun, deadline
 from serving.contract import RecognitionRequest, Segment, SpeechRequest, Window, Word
 from serving.errors import (
     DeadlineExceededError,
@@ -24,7 +24,7 @@ from serving.errors import (
     UnsupportedLanguageError,
     UnsupportedTaskError,
 )
-from serving.placement import PlacedRecogniser, Placement, begun, placed, ran_on
+from serving.placement import PlacedRecogniser, Placement, placed, ran_on
 from serving.remote.engines import RemoteEngines, open_remote
 from tests.elsewhere import KEY, Call, Elsewhere, transcription
 

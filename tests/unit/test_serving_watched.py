@@ -74,7 +74,7 @@ async def test_one_at_work_is_healthy_until_its_work_has_taken_too_long() -> Non
 
 async def test_one_that_is_quiet_and_hangs_is_found_out_by_its_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
-    monkeypatch.setattr(watched, "_PROOF_S", 0.1)
+    monkeypatch.setattr(watched, "PROOF_S", 0.1)
     engine.threads._proof_s = 0.1
     engine.gate.clear()
     for _ in range(3):
