@@ -33,7 +33,18 @@ class Currency(msgspec.Struct, frozen=True):
     provider_exponent: int
 
 
-_CURRENCIES: Final = {"USD": Currency("USD", ledger_exponent=2, display_exponent=2, provider_exponent=2)}
+# New Taiwan dollars are invoiced whole, and the provider counts their cents; it takes yen whole.
+_CURRENCIES: Final = {
+    known.code: known
+    for known in (
+        Currency("CNY", ledger_exponent=2, display_exponent=2, provider_exponent=2),
+        Currency("EUR", ledger_exponent=2, display_exponent=2, provider_exponent=2),
+        Currency("HKD", ledger_exponent=2, display_exponent=2, provider_exponent=2),
+        Currency("JPY", ledger_exponent=0, display_exponent=0, provider_exponent=0),
+        Currency("TWD", ledger_exponent=0, display_exponent=0, provider_exponent=2),
+        Currency("USD", ledger_exponent=2, display_exponent=2, provider_exponent=2),
+    )
+}
 
 
 def currency(code: str) -> Currency:

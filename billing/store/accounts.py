@@ -110,7 +110,8 @@ async def try_time_zone(connection: Connection, name: str) -> None:
 async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -> None:
     """Add periods and their counters, those of capped keys too; what is there stays. In a transaction.
 
-    A period takes the newest price version of the account's plan and currency that holds when it starts.
+    A period takes the newest price version of the account's plan and currency that holds when it starts; one
+    of the tenant's own comes before everyone's.
     Rows are written in the order of tenant and month, as locks are taken in one order.
     """
     ordered = sorted(periods, key=lambda new: (new.tenant_id, new.period.label))
@@ -127,8 +128,9 @@ async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -
         SELECT given.tenant_id, given.period, given.starts_at, given.ends_at, given.time_zone,
                (SELECT version.price_version_id FROM billing.price_version version
                 WHERE version.plan = account.plan AND version.currency = account.currency
+                  AND (version.tenant_id IS NULL OR version.tenant_id = account.tenant_id)
                   AND version.valid_from <= given.starts_at
-                ORDER BY version.valid_from DESC LIMIT 1)
+                ORDER BY version.tenant_id IS NULL, version.valid_from DESC LIMIT 1)
         FROM unnest(%(tenant_ids)s::text[], %(labels)s::text[], %(starts)s::timestamptz[],
                     %(ends)s::timestamptz[], %(time_zones)s::text[]) WITH ORDINALITY
              AS given (tenant_id, period, starts_at, ends_at, time_zone, place)

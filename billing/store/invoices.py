@@ -175,7 +175,7 @@ async def read_invoices(connection: Connection, invoice_ids: Sequence[str]) -> l
     async with connection.cursor(row_factory=class_row(InvoiceRow)) as cursor:
         await cursor.execute(
             """
-            SELECT invoice_id, tenant_id, period, period.starts_at, period.ends_at, period.time_zone,
+            SELECT invoice_id, period.tenant_id, period, period.starts_at, period.ends_at, period.time_zone,
                    invoice.price_version_id, version.currency, invoice.status, invoice.period_complete,
                    invoice.total_minor, invoice.drafted_at
             FROM billing.invoice
