@@ -11,7 +11,7 @@ from typing import Any, Final
 from billing.store import audit as store
 from billing.store.audit import AuditEvent, NewEvent
 from infra.database import Connection, Pool, borrow
-from infra.errors import DomainError
+from infra.errors import DomainError, NotFoundError, RetryLaterError
 
 WORKER: Final = "worker"
 MAX_PAGE: Final = 500
@@ -24,9 +24,14 @@ async def record(connection: Connection, actor: str, action: str, subject: str, 
 
 @asynccontextmanager
 async def refusals_recorded(pool: Pool, actor: str, action: str, subject: str) -> AsyncGenerator[None]:
-    """Note what is refused inside, with the refusal's code, and let it pass on."""
+    """Note what is refused inside, with the refusal's code, and let it pass on.
+
+    What is not there has no record, and what is away for now cannot be written.
+    """
     try:
         yield
+    except (NotFoundError, RetryLaterError):
+        raise
     except DomainError as error:
         async with borrow(pool) as connection:
             event = NewEvent(actor, action, subject, refused=True, detail={"code": error.code})

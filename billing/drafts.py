@@ -1,10 +1,9 @@
-"""Drafting: an invoice for every tenant's month, from its seals; its cost does not grow with the number of
-calls.
+"""Drafting: an invoice for every tenant's month, from its seals; its cost does not grow with the calls.
 
 A month that is sealed gives an invoice that goes into review; one that is not, a draft from the counters, to
 look at. Made again, an invoice stays the same but for what changed (a tax rate, an address, what is carried
-in); one that is approved or issued stays as it is. `compose` is what an invoice is: `billing.proofs` calls it
-again, on usage rows, to prove one.
+in), and a change takes its approval away. One that is issued stays as it is. `compose` is what an invoice is:
+`billing.proofs` calls it again, on usage rows, to prove one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +43,7 @@ from infra.ids import new_id
 _TENANTS_PER_TRANSACTION: Final = 200
 _LOCK_TIMEOUT_MS: Final = 30_000
 _DRAFT_TIMEOUT_S: Final = 120.0
-_MAY_CHANGE: Final = frozenset({None, "draft", "in_review"})
+_MAY_CHANGE: Final = frozenset({None, "draft", "in_review", "approved"})
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -165,6 +164,8 @@ async def _draft(connection: Connection, period: str, tenant_ids: Sequence[str],
             continue
         status = "in_review" if made.period_complete else "draft"
         digest = content_sha256(made)
+        if material.month.status == "approved" and digest == material.month.content_sha256:
+            continue
         fields: dict[str, Any] = msgspec.to_builtins(made)
         prepared_by = material.month.prepared_by if made.invoice_id == material.month.invoice_id else []
         if digest != material.month.content_sha256 or status != material.month.status:

@@ -169,7 +169,7 @@ async def show_invoice(pool: Pool, invoice_id: str, tenant_id: str | None = None
     async with borrow(pool) as connection:
         found = await read_invoice(connection, invoice_id)
     if tenant_id not in (None, found.tenant_id):
-        raise _no_such_invoice()
+        raise no_such_invoice()
     return found
 
 
@@ -203,7 +203,7 @@ async def read_invoice(connection: Connection, invoice_id: str) -> Invoice:
     """
     row = await store.read_invoice(connection, invoice_id)
     if row is None:
-        raise _no_such_invoice()
+        raise no_such_invoice()
     return _invoice(row, await store.read_lines(connection, [invoice_id]))
 
 
@@ -261,5 +261,6 @@ def _hex(digest: bytes | None) -> str | None:
     return digest.hex() if digest else None
 
 
-def _no_such_invoice() -> NotFoundError:
+def no_such_invoice() -> NotFoundError:
+    """What is said of an invoice that is not there, or another tenant's."""
     return NotFoundError("There is no such invoice.", "invoice_id")

@@ -173,7 +173,8 @@ async def write_invoices(connection: Connection, invoices: Sequence[dict[str, An
             total_minor = excluded.total_minor, carried_in_minor = excluded.carried_in_minor,
             carried_from = excluded.carried_from, carried_out_minor = excluded.carried_out_minor,
             due_minor = excluded.due_minor, content_sha256 = excluded.content_sha256,
-            prepared_by = excluded.prepared_by, drafted_at = now()
+            prepared_by = excluded.prepared_by, drafted_at = now(),
+            approved_at = NULL, approved_by = NULL, approved_sha256 = NULL
         """,
         {"invoices": Jsonb(list(invoices))},
     )
