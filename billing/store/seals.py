@@ -44,11 +44,16 @@ async def seal_months(connection: Connection, months: Sequence[tuple[str, str]])
     """Seal closed months, each once; returns how many were. In a transaction."""
     cursor = await connection.execute(
         """
-        UPDATE billing.period SET sealed_at = now()
-        WHERE closed_at IS NOT NULL AND sealed_at IS NULL
-          AND (tenant_id, period) IN (
-              SELECT * FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]))
-        RETURNING tenant_id, period
+        WITH ours AS (
+            SELECT tenant_id, period FROM billing.period
+            JOIN unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
+                USING (tenant_id, period)
+            WHERE closed_at IS NOT NULL AND sealed_at IS NULL
+            ORDER BY tenant_id, period FOR NO KEY UPDATE OF period
+        )
+        UPDATE billing.period month SET sealed_at = now()
+        FROM ours WHERE (month.tenant_id, month.period) = (ours.tenant_id, ours.period)
+        RETURNING month.tenant_id, month.period
         """,
         _months(months),
     )

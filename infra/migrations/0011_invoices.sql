@@ -174,6 +174,7 @@ CREATE TABLE billing.invoice (
 );
 CREATE UNIQUE INDEX invoice_of_month ON billing.invoice (tenant_id, period) WHERE status <> 'void';
 CREATE INDEX invoice_by_period ON billing.invoice (period, tenant_id);
+CREATE INDEX invoice_by_carried_from ON billing.invoice (carried_from) WHERE carried_from IS NOT NULL;
 CREATE INDEX invoice_by_status ON billing.invoice (status, period, tenant_id);
 
 CREATE TABLE billing.invoice_line (

@@ -1,13 +1,15 @@
 """From sealed months to issued invoices: promise 7, two people, numbers without gaps."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+import msgspec
 import psycopg
 import pytest
 
 from billing.audit import audit_trail
+from billing.credit import grant_credit
 from billing.invoices import content_sha256, show_invoice
 from billing.issuing import (
     InvoiceStateError,
@@ -23,7 +25,7 @@ from billing.meters import INTENT_CALLS, TTS_CHARACTERS
 from billing.store.seals import read_proof
 from infra.database import Pool
 from infra.errors import DomainError, InvalidValueError, NotFoundError
-from tests.billing_world import add_account
+from tests.billing_world import add_account, charge, id_at, open_ledger
 from tests.invoice_world import CHECKER, MAKER, NOVEMBER, OCTOBER, close, issue_all, run, use
 
 AFTER_OCTOBER = datetime(2025, 11, 1, 12, tzinfo=UTC)
@@ -64,7 +66,12 @@ async def test_an_invoice_goes_from_its_seal_to_being_paid(database_url: str, po
 async def test_a_digest_is_of_the_rows_and_anyone_can_compute_it(database_url: str, pool: Pool) -> None:
     """By hand, from what is exported: lines, in chunks by the first 32 bits of the call's id."""
     tenant_id = await add_account(pool, now=OCTOBER)
-    await use(database_url, tenant_id, [(INTENT_CALLS, units) for units in range(1, 30)])
+    calls = [charge(tenant_id, units=units, at=OCTOBER) for units in range(1, 30)]
+    apart = [timedelta(seconds=20 * number) for number in range(len(calls))]
+    async with open_ledger(database_url) as ledger:
+        for one, later in zip(calls, apart, strict=True):
+            moved = id_at(datetime.now(UTC) - timedelta(hours=1) + later, one.call_id)
+            await ledger.charge(msgspec.structs.replace(one, call_id=moved))
     async with pool.connection() as connection:
         (proof,) = await read_proof(connection, tenant_id, "2025-10")
         cursor = await connection.execute(
@@ -79,6 +86,7 @@ async def test_a_digest_is_of_the_rows_and_anyone_can_compute_it(database_url: s
         chunk = call_id.bytes[:4]
         chunks[chunk] = chunks.get(chunk, "") + line
     digests = b"".join(sha256(text.encode()).digest() for _, text in sorted(chunks.items()))
+    assert len(chunks) > 5
     assert (proof.row_count, proof.units, proof.digest) == (29, 435, sha256(digests).digest())
 
 
@@ -220,6 +228,23 @@ async def test_too_little_to_collect_is_carried_forward(database_url: str, pool:
     (november,) = await issue_all(pool, "2025-11")
     assert (november.carried_in_minor, november.carried_from) == (40, october.invoice_id)
     assert (november.total, november.due, november.status) == ("0.40 USD", "0.80 USD", "issued")
+
+
+async def test_what_was_paid_ahead_is_taken_off_and_not_taxed(database_url: str, pool: Pool) -> None:
+    tenant_id = await add_account(pool, now=OCTOBER)
+    await use(database_url, tenant_id, [(INTENT_CALLS, 1000)])  # before the first grant: 0.40 USD
+    await grant_credit(pool, tenant_id, 100 * 10**9)
+    await use(database_url, tenant_id, DOLLARS)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE billing.profile SET tax_ppm = 50000")
+    await close(pool, AFTER_OCTOBER)
+    (invoice,) = await run(pool)
+    assert [(line.kind, line.amount) for line in invoice.lines] == [
+        ("usage", "0.40 USD"),
+        ("usage", "15.00 USD"),
+        ("credit", "-15.00 USD"),
+    ]
+    assert (invoice.subtotal_minor, invoice.tax_minor, invoice.total_minor) == (40, 2, 42)
 
 
 async def test_invoices_of_a_tenant_are_issued_in_the_order_of_their_months(
