@@ -49,7 +49,7 @@ async def create_key(
     name = checked_name(name)
     scopes = _checked_scopes(scopes)
     networks = _checked_networks(allowed_networks)
-    _check_expiry(expires_at)
+    check_expiry(expires_at)
     try:
         async with borrow(pool) as connection:
             record = await store.insert_key(
@@ -167,7 +167,8 @@ def _checked_scopes(scopes: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _check_expiry(expires_at: datetime | None) -> None:
+def check_expiry(expires_at: datetime | None) -> None:
+    """Raises: InvalidValueError: it lies in the past, or has no time zone."""
     if expires_at is None:
         return
     if expires_at.tzinfo is None:

@@ -13,6 +13,7 @@ from tenants.errors import (
     MissingApiKeyError,
     RevokedApiKeyError,
     UnknownApiKeyError,
+    WrongKindOfKeyError,
 )
 from tenants.key_cache import KeyCache
 from tenants.records import KeyRecord, Network, Product
@@ -37,7 +38,7 @@ async def authenticate(
     if not key_text:
         raise MissingApiKeyError
     if not keys.is_well_formed(key_text):
-        raise MalformedApiKeyError
+        raise _staff_keys_place() if keys.is_staff_key(key_text) else MalformedApiKeyError()
     digest = keys.digest(key_text)
     record = cache.known(digest)
     if record is UNSURE:
@@ -57,6 +58,10 @@ def require_scope(record: KeyRecord, product: Product) -> None:
     """Raises: InsufficientScopeError: the key may not call this product."""
     if product not in record.scopes:
         raise InsufficientScopeError(product)
+
+
+def _staff_keys_place() -> WrongKindOfKeyError:
+    return WrongKindOfKeyError("This is a staff key: it opens /v1/admin alone. Send a tenant's API key here.")
 
 
 def _is_within(peer_address: str | None, networks: tuple[Network, ...]) -> bool:

@@ -6,9 +6,16 @@ AuthenticationError (the caller is not known)
     UnknownApiKeyError      unknown_api_key
     ExpiredApiKeyError      expired_api_key
     RevokedApiKeyError      revoked_api_key
+    WrongKindOfKeyError     wrong_kind_of_key
+    MissingStaffKeyError    missing_staff_key
+    MalformedStaffKeyError  malformed_staff_key
+    UnknownStaffKeyError    unknown_staff_key
+    ExpiredStaffKeyError    expired_staff_key
+    RevokedStaffKeyError    revoked_staff_key
 PermissionDeniedError (the caller is known, and may not do this)
     InsufficientScopeError  insufficient_scope
     AddressNotAllowedError  address_not_allowed
+    InsufficientRoleError   insufficient_role
 """
 
 from infra.errors import DomainError
@@ -62,6 +69,54 @@ class RevokedApiKeyError(AuthenticationError):
         super().__init__("This API key was revoked. Ask your account's owner for a new one.")
 
 
+class WrongKindOfKeyError(AuthenticationError):
+    """A staff key where a tenant's belongs, or the other way round."""
+
+    code = "wrong_kind_of_key"
+
+
+class MissingStaffKeyError(AuthenticationError):
+    code = "missing_staff_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No staff key was sent. Send it in the header `Authorization: Bearer <your staff key>`."
+        )
+
+
+class MalformedStaffKeyError(AuthenticationError):
+    code = "malformed_staff_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is not a staff key: it is incomplete or mistyped. "
+            "Copy the whole key again, from `aiaas_staff_` to its last character."
+        )
+
+
+class UnknownStaffKeyError(AuthenticationError):
+    code = "unknown_staff_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This staff key does not exist here, or another was put in its place. Ask an operator for one."
+        )
+
+
+class ExpiredStaffKeyError(AuthenticationError):
+    code = "expired_staff_key"
+
+    def __init__(self) -> None:
+        super().__init__("This staff key has expired. Ask an operator for a new one.")
+
+
+class RevokedStaffKeyError(AuthenticationError):
+    code = "revoked_staff_key"
+
+    def __init__(self) -> None:
+        super().__init__("This staff key was revoked. Ask an operator whether you should have one.")
+
+
 class PermissionDeniedError(DomainError):
     """The caller is known, and may not do this."""
 
@@ -88,3 +143,12 @@ class AddressNotAllowedError(PermissionDeniedError):
             "This API key may not be used from your address. "
             "Call from one of its allowed networks, or use a key without such a list."
         )
+
+
+class InsufficientRoleError(PermissionDeniedError):
+    """Args: role: the role that it takes."""
+
+    code = "insufficient_role"
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"This takes the role `{role}`. Ask an operator to do it, or for that role.")

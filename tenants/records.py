@@ -104,3 +104,41 @@ class KeyRecord(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
     limits: PlanLimits = DEFAULT_LIMITS
     placement: Placement = "local_only"
+
+
+Role = Literal["finance", "operator"]
+"""What a staff member may do: an operator all that finance may, and run the service."""
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class StaffMember(msgspec.Struct, frozen=True):
+    """Somebody who works for the vendor; the key itself is not here.
+
+    Attributes:
+        email: in small letters; one e-mail is one member, for good.
+        revoked_at: since when they may do nothing.
+        key_expires_at: from this moment on the key is refused; None means never.
+        key_last_used_at: accurate to about a minute; None until the first use.
+    """
+
+    staff_id: str
+    name: str
+    email: str
+    role: Role
+    created_at: datetime
+    revoked_at: datetime | None
+    key_created_at: datetime
+    key_expires_at: datetime | None
+    key_last_used_at: datetime | None
+
+    @property
+    def actor(self) -> str:
+        """How records of who did what name this member."""
+        return f"staff:{self.staff_id}"
+
+
+class IssuedStaffKey(msgspec.Struct, frozen=True):
+    """A member with their key, at the one moment when its text is known."""
+
+    member: StaffMember
+    text: Secret
