@@ -1,92 +1,163 @@
-"""Draft invoices: what a month's counters come to at the month's price version."""
+"""Invoices as they are read: one tenant's month, line by line, and what became of it."""
 
-from datetime import datetime
-from fractions import Fraction
-from typing import Final
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from hashlib import sha256
+from typing import Any, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from billing.money import Currency, currency, format_minor, minor_units
+from billing.money import Currency, currency, format_minor
 from billing.periods import check_label
-from billing.prices import PriceVersion, TierUse
+from billing.prices import PriceModel, TierUse
+from billing.statement import LineKind
 from billing.store import invoices as store
-from billing.store.invoices import BillableCounter, BillablePeriod, Draft, DraftLine, InvoiceRow
-from billing.store.locks import set_lock_timeout
-from billing.store.prices import read_price_versions
+from billing.store.invoices import InvoiceRow, LineRow
 from infra.database import Connection, Pool, borrow
-from infra.errors import NotFoundError
-from infra.ids import new_id
+from infra.errors import InvalidValueError, NotFoundError
 
-_TENANTS_PER_TRANSACTION: Final = 200
-_LOCK_TIMEOUT_MS: Final = 30_000
-_DRAFT_TIMEOUT_S: Final = 120.0
+InvoiceStatus = Literal["draft", "in_review", "approved", "issued", "paid", "void", "uncollectible"]
+STATUSES: Final[tuple[InvoiceStatus, ...]] = get_args(InvoiceStatus)
+ISSUED_STATUSES: Final[tuple[InvoiceStatus, ...]] = ("issued", "paid", "void", "uncollectible")
 MAX_LISTED: Final = 10_000
 
 
+class Party(msgspec.Struct, frozen=True):
+    """Who bills, or who is billed, as it stood when the invoice was made."""
+
+    name: str
+    address: str = ""
+    tax_id: str = ""
+    email: str = ""
+
+
 class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter's month.
+    """One line.
 
     Attributes:
+        kind: `usage` of a meter, `discount` on a month's usage, `minimum` commitment that usage did not
+        reach, or
+            prepaid `credit`.
+        usage_period: the month whose usage it is; another one than the invoice's where it came late.
+        segment: which of that month's prices; 0 but where the plan was changed at once.
         per_units: the tiers' prices are per so many units.
+        row_count, calls, units: of the usage rows, voids counted off.
+        digest: of the usage rows, SHA-256 in hexadecimal (`billing.month_proof` in the database); None while
+        the
+            month is not sealed.
+        cutoff_at: usage recorded later is not in it.
         tiers: how the units spread over the tiers, with exact amounts.
-        amount_minor: the tiers' exact sum, rounded once, in the ledger's minor units.
+        basis: what a discount, a minimum commitment or a credit was computed from.
+        exact_nanos: the amount before it was rounded, once: a whole number or `numerator/denominator`.
+        amount_minor: in the ledger's minor units.
         amount: the same for people.
     """
 
     line: int
-    meter: str
+    kind: LineKind
+    usage_period: str
+    segment: int
+    meter: str | None
+    price_version_id: str | None
+    model: PriceModel | None
+    per_units: int | None
+    row_count: int
     calls: int
     units: int
-    per_units: int
+    digest: str | None
+    cutoff_at: datetime
     tiers: tuple[TierUse, ...]
+    basis: dict[str, Any]
+    exact_nanos: str
     amount_minor: int
     amount: str
 
 
-class Invoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's month; `total_minor` is the sum of the lines.
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an invoice says, but for its number: what is approved, and what never changes once it is
+    issued.
 
     Attributes:
-        starts_at, ends_at: the month `[starts_at, ends_at)` of the tenant's clock.
-        period_complete: False when the draft was made before the month was over.
+        starts_at, ends_at: the month `[starts_at, ends_at)`, of the tenant's clock.
+        period_complete: the month is sealed; False for a draft made before.
+        tax_ppm: the tax rate in millionths.
+        carried_in_minor: what the invoice `carried_from` left to this one.
+        carried_out_minor: what is left to the next one: too little to collect, or less than nothing.
+        due_minor: `subtotal + tax + carried_in - carried_out`; never below zero.
     """
 
     invoice_id: str
     tenant_id: str
     period: str
+    revision: int
+    replaces: str | None
     starts_at: datetime
     ends_at: datetime
     time_zone: str
-    price_version_id: str
+    issuer_id: str
+    issuer: Party
+    bill_to: Party
+    language: str
     currency: str
-    status: str
     period_complete: bool
+    lines: tuple[InvoiceLine, ...]
+    subtotal_minor: int
+    tax_name: str
+    tax_ppm: int
+    tax_minor: int
+    total_minor: int
+    carried_in_minor: int
+    carried_from: str | None
+    carried_out_minor: int
+    due_minor: int
+
+
+class Invoice(Content, frozen=True, kw_only=True):
+    """One tenant's month: what it says, and its way.
+
+    Attributes:
+        total, due: for people.
+        content_sha256: the hash of its content, in hexadecimal, as it is on record.
+        prepared_by: all who made or changed it.
+        approved_sha256: the hash that was approved.
+        number: gapless by issuer, given when it is issued.
+        chain_sha256: over the issuer's chain up to the invoice before, this number and this content.
+        settled_at: when it was paid, voided or written off.
+    """
+
+    status: InvoiceStatus
+    total: str
+    due: str
+    content_sha256: str
+    drafted_at: datetime
+    prepared_by: tuple[str, ...]
+    approved_at: datetime | None
+    approved_by: str | None
+    approved_sha256: str | None
+    number: str | None
+    issued_at: datetime | None
+    due_on: date | None
+    previous_chain_sha256: str | None
+    chain_sha256: str | None
+    settled_at: datetime | None
+    to_be_reissued: bool
+
+
+class InvoiceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """An invoice in a list. `total` and `due` are for people."""
+
+    invoice_id: str
+    tenant_id: str
+    period: str
+    revision: int
+    status: InvoiceStatus
+    number: str | None
+    currency: str
     total_minor: int
     total: str
-    drafted_at: datetime
-    lines: tuple[InvoiceLine, ...]
-
-
-async def run_drafts(pool: Pool, period: str) -> list[Invoice]:
-    """Make a draft for every tenant with usage in the month `YYYY-MM` of its clock, or make it anew.
-
-    Runs at the same time, on any number of machines, make one draft per tenant and month.
-
-    Raises:
-        InvalidValueError: the period's label.
-    """
-    check_label(period)
-    after, drafted = "", list[Invoice]()
-    while True:
-        async with borrow(pool, use_timeout_s=_DRAFT_TIMEOUT_S) as connection, connection.transaction():
-            await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
-            tenants = await store.lock_billable_periods(connection, period, after, _TENANTS_PER_TRANSACTION)
-            if not tenants:
-                return drafted
-            drafts = await _drafts(connection, period, tenants)
-            drafted += await _load(connection, await store.write_drafts(connection, period, drafts))
-        after = tenants[-1].tenant_id
+    due_minor: int
+    due: str
 
 
 async def show_invoice(pool: Pool, invoice_id: str, tenant_id: str | None = None) -> Invoice:
@@ -96,97 +167,100 @@ async def show_invoice(pool: Pool, invoice_id: str, tenant_id: str | None = None
         NotFoundError: there is no such invoice, or it is another tenant's.
     """
     async with borrow(pool) as connection:
-        found = await _load(connection, [invoice_id])
-    if not found or tenant_id not in (None, found[0].tenant_id):
-        raise NotFoundError("There is no such invoice.", "invoice_id")
-    return found[0]
+        found = await read_invoice(connection, invoice_id)
+    if tenant_id not in (None, found.tenant_id):
+        raise no_such_invoice()
+    return found
 
 
 async def list_invoices(
-    pool: Pool, tenant_id: str | None = None, period: str | None = None, limit: int = MAX_LISTED
-) -> list[Invoice]:
-    """Invoices of a tenant, or of all tenants (for the vendor), `MAX_LISTED` at most, the newest months.
+    pool: Pool,
+    tenant_id: str | None = None,
+    period: str | None = None,
+    statuses: Sequence[InvoiceStatus] = STATUSES,
+    limit: int = MAX_LISTED,
+) -> list[InvoiceSummary]:
+    """Invoices of a tenant, or of all tenants (for the vendor), `MAX_LISTED` at most, the newest months
+    first.
 
     Raises:
-        InvalidValueError: the period's label.
+        InvalidValueError: the period's label, or a status that there is not.
     """
     if period is not None:
         check_label(period)
+    if not set(statuses) <= set(STATUSES):
+        raise InvalidValueError(f"A status is one of: {', '.join(STATUSES)}.", "status")
     async with borrow(pool) as connection:
-        ids = await store.read_invoice_ids(connection, tenant_id, period, min(limit, MAX_LISTED))
-        return await _load(connection, ids)
+        rows = await store.read_summaries(connection, tenant_id, period, statuses, min(limit, MAX_LISTED))
+    return [summary(row) for row in rows]
 
 
-async def _drafts(connection: Connection, period: str, tenants: list[BillablePeriod]) -> list[Draft]:
-    counters = await store.read_billable_counters(connection, period, [one.tenant_id for one in tenants])
-    by_tenant: dict[str, list[BillableCounter]] = {one.tenant_id: [] for one in tenants}
-    for counter in counters:
-        by_tenant[counter.tenant_id].append(counter)
-    versions = await read_price_versions(connection, sorted({one.price_version_id for one in tenants}))
-    return [_draft(one, versions[one.price_version_id], by_tenant[one.tenant_id]) for one in tenants]
+async def read_invoice(connection: Connection, invoice_id: str) -> Invoice:
+    """One invoice, in the caller's transaction.
+
+    Raises:
+        NotFoundError: there is no such invoice.
+    """
+    row = await store.read_invoice(connection, invoice_id)
+    if row is None:
+        raise no_such_invoice()
+    return _invoice(row, await store.read_lines(connection, [invoice_id]))
 
 
-def _draft(tenant: BillablePeriod, version: PriceVersion, counters: list[BillableCounter]) -> Draft:
-    unit = currency(version.currency)
-    lines = [_line(number, counter, version, unit) for number, counter in enumerate(counters, 1)]
-    total_minor = sum(line.amount_minor for line in lines)
-    return Draft(
-        new_id("inv"), tenant.tenant_id, version.price_version_id, tenant.is_over, total_minor, lines
-    )
+def content_sha256(content: Content) -> bytes:
+    """The hash that an approval names: of the content as canonical JSON, keys sorted, moments in UTC."""
+    fields = {name: getattr(content, name) for name in Content.__struct_fields__}
+    fields |= {name: fields[name].astimezone(UTC) for name in ("starts_at", "ends_at")}
+    return sha256(msgspec.json.encode(fields, order="sorted")).digest()
 
 
-def _line(number: int, counter: BillableCounter, version: PriceVersion, unit: Currency) -> DraftLine:
-    price = version.prices[counter.meter]
-    uses = price.tier_uses(counter.units)
-    nanos = sum((Fraction(use.amount_nanos) for use in uses), Fraction(0))
-    return DraftLine(
-        line=number,
-        meter=counter.meter,
-        calls=counter.calls,
-        units=counter.units,
-        per_units=price.per,
-        tiers=msgspec.to_builtins(uses),
-        amount_minor=minor_units(nanos, unit),
-    )
-
-
-async def _load(connection: Connection, invoice_ids: list[str]) -> list[Invoice]:
-    rows = await store.read_invoices(connection, invoice_ids)
-    lines: dict[str, list[DraftLine]] = {row.invoice_id: [] for row in rows}
-    for invoice_id, line in await store.read_lines(connection, list(lines)):
-        lines[invoice_id].append(line)
-    return [_invoice(row, lines[row.invoice_id]) for row in rows]
-
-
-def _invoice(row: InvoiceRow, lines: list[DraftLine]) -> Invoice:
+def summary(row: store.SummaryRow) -> InvoiceSummary:
+    """A row for a list."""
     unit = currency(row.currency)
-    zone = ZoneInfo(row.time_zone)
-    return Invoice(
-        invoice_id=row.invoice_id,
-        tenant_id=row.tenant_id,
-        period=row.period,
-        starts_at=row.starts_at.astimezone(zone),
-        ends_at=row.ends_at.astimezone(zone),
-        time_zone=row.time_zone,
-        price_version_id=row.price_version_id,
-        currency=row.currency,
-        status=row.status,
-        period_complete=row.period_complete,
-        total_minor=row.total_minor,
+    return InvoiceSummary(
+        **msgspec.structs.asdict(row),
         total=format_minor(row.total_minor, unit),
-        drafted_at=row.drafted_at,
-        lines=tuple(_shown(line, unit) for line in lines),
+        due=format_minor(row.due_minor, unit),
     )
 
 
-def _shown(line: DraftLine, unit: Currency) -> InvoiceLine:
-    return InvoiceLine(
-        line=line.line,
-        meter=line.meter,
-        calls=line.calls,
-        units=line.units,
-        per_units=line.per_units,
-        tiers=msgspec.convert(line.tiers, tuple[TierUse, ...]),
-        amount_minor=line.amount_minor,
-        amount=format_minor(line.amount_minor, unit),
-    )
+def invoice_line(row: LineRow, unit: Currency) -> InvoiceLine:
+    """A stored line."""
+    fields: dict[str, Any] = {
+        **msgspec.structs.asdict(row),
+        "digest": _hex(row.digest),
+        "cutoff_at": row.cutoff_at.astimezone(UTC),
+        "tiers": msgspec.convert(row.tiers, tuple[TierUse, ...]),
+        "amount": format_minor(row.amount_minor, unit),
+    }
+    del fields["invoice_id"]
+    return InvoiceLine(**fields)
+
+
+def _invoice(row: InvoiceRow, lines: Sequence[LineRow]) -> Invoice:
+    unit, zone = currency(row.currency), ZoneInfo(row.time_zone)
+    fields: dict[str, Any] = {
+        **msgspec.structs.asdict(row),
+        "starts_at": row.starts_at.astimezone(zone),
+        "ends_at": row.ends_at.astimezone(zone),
+        "issuer": msgspec.convert(row.issuer, Party),
+        "bill_to": msgspec.convert(row.bill_to, Party),
+        "lines": tuple(invoice_line(line, unit) for line in lines),
+        "total": format_minor(row.total_minor, unit),
+        "due": format_minor(row.due_minor, unit),
+        "content_sha256": row.content_sha256.hex(),
+        "prepared_by": tuple(row.prepared_by),
+        "approved_sha256": _hex(row.approved_sha256),
+        "previous_chain_sha256": _hex(row.previous_chain_sha256),
+        "chain_sha256": _hex(row.chain_sha256),
+    }
+    return Invoice(**fields)
+
+
+def _hex(digest: bytes | None) -> str | None:
+    return digest.hex() if digest else None
+
+
+def no_such_invoice() -> NotFoundError:
+    """What is said of an invoice that is not there, or another tenant's."""
+    return NotFoundError("There is no such invoice.", "invoice_id")

@@ -25,24 +25,26 @@ class Currency(msgspec.Struct, frozen=True):
         ledger_exponent: a minor unit here is 10^-ledger_exponent of a currency unit.
         display_exponent: decimals that people see.
         provider_exponent: the payment provider's minor unit.
+        smallest_due_minor: less than this costs more to collect than it is, and providers refuse it.
     """
 
     code: str
     ledger_exponent: int
     display_exponent: int
     provider_exponent: int
+    smallest_due_minor: int = 1
 
 
 # New Taiwan dollars are invoiced whole, and the provider counts their cents; it takes yen whole.
 _CURRENCIES: Final = {
     known.code: known
     for known in (
-        Currency("CNY", ledger_exponent=2, display_exponent=2, provider_exponent=2),
-        Currency("EUR", ledger_exponent=2, display_exponent=2, provider_exponent=2),
-        Currency("HKD", ledger_exponent=2, display_exponent=2, provider_exponent=2),
-        Currency("JPY", ledger_exponent=0, display_exponent=0, provider_exponent=0),
-        Currency("TWD", ledger_exponent=0, display_exponent=0, provider_exponent=2),
-        Currency("USD", ledger_exponent=2, display_exponent=2, provider_exponent=2),
+        Currency("CNY", ledger_exponent=2, display_exponent=2, provider_exponent=2, smallest_due_minor=400),
+        Currency("EUR", ledger_exponent=2, display_exponent=2, provider_exponent=2, smallest_due_minor=50),
+        Currency("HKD", ledger_exponent=2, display_exponent=2, provider_exponent=2, smallest_due_minor=400),
+        Currency("JPY", ledger_exponent=0, display_exponent=0, provider_exponent=0, smallest_due_minor=50),
+        Currency("TWD", ledger_exponent=0, display_exponent=0, provider_exponent=2, smallest_due_minor=15),
+        Currency("USD", ledger_exponent=2, display_exponent=2, provider_exponent=2, smallest_due_minor=50),
     )
 }
 
@@ -84,6 +86,13 @@ def format_nanos(nanos: Fraction, unit: Currency) -> str:
     whole, _, decimals = text.partition(".")
     decimals = decimals.rstrip("0").ljust(unit.display_exponent, "0")
     return f"{whole}.{decimals} {unit.code}" if decimals else f"{whole} {unit.code}"
+
+
+def format_percent(ppm: int) -> str:
+    """A rate in millionths for people: 50000 is `5%`, 88750 `8.875%`."""
+    whole, _, decimals = _with_point(ppm, 4).partition(".")
+    decimals = decimals.rstrip("0")
+    return f"{whole}.{decimals}%" if decimals else f"{whole}%"
 
 
 def parse_amount(text: str) -> int:

@@ -12,7 +12,7 @@ PriceModel = Literal["per_unit", "graduated", "volume", "package"]
 """How tiers are read.
 
 `graduated`: each unit at the price of its own tier; `per_unit` has one tier only. `volume`: all units at the
-price of the tier that the last one reached. `package`: whole packages of `per` units, the last one full or not.
+price of the tier that the last one reached. `package`: whole packages of `per` units, one begun counts whole.
 """
 PRICE_MODELS: Final = get_args(PriceModel)
 PPM: Final = 1_000_000

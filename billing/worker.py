@@ -18,7 +18,7 @@ import msgspec
 from procrastinate.exceptions import ConnectorException
 from psycopg import Error
 
-from billing import accounts, alerts, closing, requests, retention
+from billing import accounts, alerts, closing, requests, retention, sealing
 from billing.deliveries import Deliveries
 from billing.jobs import PeriodicJob, open_app, run_jobs
 from billing.store.jobs import has_tables
@@ -88,6 +88,7 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
 
     async def close_ended_months() -> None:
         await closing.close_ended_months(pool, datetime.now(UTC))
+        await sealing.seal_closed_months(pool)
 
     async def make_partitions() -> None:
         await retention.make_partitions(pool)

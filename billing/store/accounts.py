@@ -31,7 +31,7 @@ class NewPeriod(msgspec.Struct, frozen=True):
 async def insert_account(
     connection: Connection, tenant_id: str, plan: str, currency: str, time_zone: str
 ) -> None:
-    """Add the account; one that is there stays as it is.
+    """Add the account, billed under the tenant's name; one that is there stays as it is.
 
     Raises:
         psycopg.errors.ForeignKeyViolation: there is no such tenant.
@@ -43,6 +43,14 @@ async def insert_account(
         ON CONFLICT DO NOTHING
         """,
         {"tenant_id": tenant_id, "plan": plan, "currency": currency, "time_zone": time_zone},
+    )
+    await connection.execute(
+        """
+        INSERT INTO billing.profile (tenant_id, name)
+        SELECT tenant_id, name FROM tenants.tenant WHERE tenant_id = %(tenant_id)s
+        ON CONFLICT DO NOTHING
+        """,
+        {"tenant_id": tenant_id},
     )
 
 

@@ -52,12 +52,21 @@ async def settle_month(connection: Connection, tenant_id: str, period: str) -> N
     """Take a month that closes off the credit, if there is one. Call it under `billing.locks.lock_tenant`."""
     await connection.execute(
         """
-        UPDATE billing.cap
-        SET settled_nanos = cap.settled_nanos
-            + billing.month_nanos(month.tenant_id, month.period, month.price_version_id)::bigint
-        FROM billing.period month
-        WHERE month.tenant_id = %(tenant_id)s AND month.period = %(period)s
-          AND cap.tenant_id = month.tenant_id AND cap.is_credit
+        WITH settled AS (
+            UPDATE billing.cap
+            SET settled_nanos = cap.settled_nanos
+                + billing.month_nanos(month.tenant_id, month.period, month.price_version_id)::bigint
+            FROM billing.period month
+            WHERE month.tenant_id = %(tenant_id)s AND month.period = %(period)s
+              AND cap.tenant_id = month.tenant_id AND cap.is_credit
+            RETURNING cap.tenant_id, cap.settled_nanos
+        )
+        UPDATE billing.period month
+        SET credit_nanos = greatest(least(
+            settled.settled_nanos,
+            billing.month_nanos(month.tenant_id, month.period, month.price_version_id)), 0)::bigint
+        FROM settled
+        WHERE month.tenant_id = settled.tenant_id AND month.period = %(period)s
         """,
         {"tenant_id": tenant_id, "period": period},
     )

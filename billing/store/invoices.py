@@ -1,7 +1,7 @@
-"""Draft invoices: the months they are made from, and the drafts themselves."""
+"""Invoices and their lines, as they are kept."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -11,221 +11,195 @@ from psycopg.types.json import Jsonb
 from infra.database import Connection
 
 
-class BillablePeriod(msgspec.Struct, frozen=True):
-    """A tenant's month with usage, locked for drafting."""
+class LineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line; see `billing.invoices.InvoiceLine`."""
 
-    tenant_id: str
-    price_version_id: str
-    is_over: bool
-
-
-class BillableCounter(msgspec.Struct, frozen=True):
-    """What a tenant's meter stands at."""
-
-    tenant_id: str
-    meter: str
-    calls: int
-    units: int
-
-
-class DraftLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line as it is written and read."""
-
+    invoice_id: str
     line: int
-    meter: str
+    kind: Any
+    usage_period: str
+    segment: int
+    meter: str | None
+    price_version_id: str | None
+    model: Any
+    per_units: int | None
+    row_count: int
     calls: int
     units: int
-    per_units: int
+    digest: bytes | None
+    cutoff_at: datetime
     tiers: Any
+    basis: Any
+    exact_nanos: str
     amount_minor: int
 
 
-class Draft(msgspec.Struct, frozen=True):
-    """One draft, about to be written."""
-
-    invoice_id: str
-    tenant_id: str
-    price_version_id: str
-    period_complete: bool
-    total_minor: int
-    lines: Sequence[DraftLine]
-
-
-class InvoiceRow(msgspec.Struct, frozen=True):
-    """One invoice as it is read, without its lines."""
+class InvoiceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One invoice without its lines; see `billing.invoices.Content` and `Invoice`."""
 
     invoice_id: str
     tenant_id: str
     period: str
+    revision: int
+    replaces: str | None
+    status: Any
     starts_at: datetime
     ends_at: datetime
     time_zone: str
-    price_version_id: str
+    issuer_id: str
+    issuer: Any
+    bill_to: Any
+    language: str
     currency: str
-    status: str
     period_complete: bool
+    subtotal_minor: int
+    tax_name: str
+    tax_ppm: int
+    tax_minor: int
     total_minor: int
+    carried_in_minor: int
+    carried_from: str | None
+    carried_out_minor: int
+    due_minor: int
+    content_sha256: bytes
     drafted_at: datetime
+    prepared_by: list[str]
+    approved_at: datetime | None
+    approved_by: str | None
+    approved_sha256: bytes | None
+    number: str | None
+    issued_at: datetime | None
+    due_on: date | None
+    previous_chain_sha256: bytes | None
+    chain_sha256: bytes | None
+    settled_at: datetime | None
+    to_be_reissued: bool
 
 
-async def lock_billable_periods(
-    connection: Connection, period: str, after: str, limit: int
-) -> list[BillablePeriod]:
-    """The next tenants with usage in a month, their periods locked against other drafting runs.
+class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One invoice in a list."""
 
-    Charges lock accounts, not periods, and go on.
-    """
-    async with connection.cursor(row_factory=class_row(BillablePeriod)) as cursor:
-        await cursor.execute(
-            """
-            SELECT period.tenant_id, period.price_version_id, period.ends_at <= now() AS is_over
-            FROM billing.period
-            WHERE period.period = %(period)s AND period.tenant_id > %(after)s
-              AND EXISTS (
-                  SELECT FROM billing.period_counter counter
-                  WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
-                    AND counter.calls > 0)
-            ORDER BY period.tenant_id LIMIT %(limit)s
-            FOR NO KEY UPDATE OF period
-            """,
-            {"period": period, "after": after, "limit": limit},
-        )
-        return await cursor.fetchall()
+    invoice_id: str
+    tenant_id: str
+    period: str
+    revision: int
+    status: Any
+    number: str | None
+    currency: str
+    total_minor: int
+    due_minor: int
 
 
-async def read_billable_counters(
-    connection: Connection, period: str, tenant_ids: Sequence[str]
-) -> list[BillableCounter]:
-    """The counters with usage of these tenants, all as of one moment."""
-    async with connection.cursor(row_factory=class_row(BillableCounter)) as cursor:
-        await cursor.execute(
-            """
-            SELECT tenant_id, meter, calls, units
-            FROM billing.period_counter
-            WHERE period = %(period)s AND tenant_id = ANY(%(tenant_ids)s) AND calls > 0
-            ORDER BY tenant_id, meter
-            """,
-            {"period": period, "tenant_ids": list(tenant_ids)},
-        )
-        return await cursor.fetchall()
-
-
-async def write_drafts(connection: Connection, period: str, drafts: Sequence[Draft]) -> list[str]:
-    """Write drafts, or make those that are there anew under their ids; returns the ids, by tenant.
-
-    Call it in the transaction that locked their periods.
-    """
-    invoice_ids = await _upsert_invoices(connection, period, drafts)
-    await connection.execute(
-        "DELETE FROM billing.invoice_line WHERE invoice_id = ANY(%(ids)s)",
-        {"ids": list(invoice_ids.values())},
-    )
-    lines = [(invoice_ids[draft.tenant_id], line) for draft in drafts for line in draft.lines]
-    await connection.execute(
-        """
-        INSERT INTO billing.invoice_line (invoice_id, line, meter, calls, units, per_units, tiers,
-                                          amount_minor)
-        SELECT * FROM unnest(%(ids)s::text[], %(lines)s::int[], %(meters)s::text[], %(calls)s::bigint[],
-                             %(units)s::bigint[], %(per_units)s::bigint[], %(tiers)s::jsonb[],
-                             %(amounts)s::bigint[])
-        """,
-        {
-            "ids": [invoice_id for invoice_id, _ in lines],
-            "lines": [line.line for _, line in lines],
-            "meters": [line.meter for _, line in lines],
-            "calls": [line.calls for _, line in lines],
-            "units": [line.units for _, line in lines],
-            "per_units": [line.per_units for _, line in lines],
-            "tiers": [Jsonb(line.tiers) for _, line in lines],
-            "amounts": [line.amount_minor for _, line in lines],
-        },
-    )
-    return list(invoice_ids.values())
-
-
-async def _upsert_invoices(connection: Connection, period: str, drafts: Sequence[Draft]) -> dict[str, str]:
-    """Each tenant's invoice id: the new one, or that of the draft that was there."""
-    cursor = await connection.execute(
-        """
-        INSERT INTO billing.invoice AS invoice
-            (invoice_id, tenant_id, period, price_version_id, period_complete, total_minor)
-        SELECT invoice_id, tenant_id, %(period)s, price_version_id, period_complete, total_minor
-        FROM unnest(%(ids)s::text[], %(tenant_ids)s::text[], %(price_version_ids)s::text[],
-                    %(completes)s::boolean[], %(totals)s::bigint[])
-             AS given (invoice_id, tenant_id, price_version_id, period_complete, total_minor)
-        ON CONFLICT (tenant_id, period) DO UPDATE
-        SET price_version_id = excluded.price_version_id, period_complete = excluded.period_complete,
-            total_minor = excluded.total_minor, drafted_at = now()
-        RETURNING invoice.tenant_id, invoice.invoice_id
-        """,
-        {
-            "period": period,
-            "ids": [draft.invoice_id for draft in drafts],
-            "tenant_ids": [draft.tenant_id for draft in drafts],
-            "price_version_ids": [draft.price_version_id for draft in drafts],
-            "completes": [draft.period_complete for draft in drafts],
-            "totals": [draft.total_minor for draft in drafts],
-        },
-    )
-    return dict(await cursor.fetchall())
-
-
-async def read_invoices(connection: Connection, invoice_ids: Sequence[str]) -> list[InvoiceRow]:
-    """Invoices by their ids, in the order of tenants."""
+async def read_invoice(connection: Connection, invoice_id: str) -> InvoiceRow | None:
+    """One invoice by its id."""
     async with connection.cursor(row_factory=class_row(InvoiceRow)) as cursor:
         await cursor.execute(
             """
-            SELECT invoice_id, period.tenant_id, period, period.starts_at, period.ends_at, period.time_zone,
-                   invoice.price_version_id, version.currency, invoice.status, invoice.period_complete,
-                   invoice.total_minor, invoice.drafted_at
+            SELECT invoice_id, tenant_id, period, revision, replaces, status,
+                   period.starts_at, period.ends_at, period.time_zone,
+                   issuer_id, issuer, bill_to, language, currency, period_complete, subtotal_minor, tax_name,
+                   tax_ppm, tax_minor, total_minor, carried_in_minor, carried_from, carried_out_minor,
+                   due_minor, content_sha256, drafted_at, prepared_by, approved_at, approved_by,
+                   approved_sha256, number, issued_at, due_on, previous_chain_sha256, chain_sha256,
+                   settled_at, to_be_reissued
+            FROM billing.invoice JOIN billing.period USING (tenant_id, period)
+            WHERE invoice_id = %(invoice_id)s
+            """,
+            {"invoice_id": invoice_id},
+        )
+        return await cursor.fetchone()
+
+
+async def read_summaries(
+    connection: Connection, tenant_id: str | None, period: str | None, statuses: Sequence[str], limit: int
+) -> list[SummaryRow]:
+    """A tenant's invoices, or all tenants' (for the vendor), the newest months first."""
+    async with connection.cursor(row_factory=class_row(SummaryRow)) as cursor:
+        await cursor.execute(
+            """
+            SELECT invoice_id, tenant_id, period, revision, status, number, currency, total_minor, due_minor
             FROM billing.invoice
-            JOIN billing.period USING (tenant_id, period)
-            JOIN billing.price_version version ON version.price_version_id = invoice.price_version_id
-            WHERE invoice_id = ANY(%(ids)s)
-            ORDER BY tenant_id, period
+            WHERE (%(tenant_id)s::text IS NULL OR tenant_id = %(tenant_id)s)
+              AND (%(period)s::text IS NULL OR period = %(period)s)
+              AND status = ANY(%(statuses)s)
+            ORDER BY period DESC, tenant_id, revision DESC LIMIT %(limit)s
+            """,
+            {"tenant_id": tenant_id, "period": period, "statuses": list(statuses), "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def read_lines(connection: Connection, invoice_ids: Sequence[str]) -> list[LineRow]:
+    """The lines of these invoices, in order."""
+    async with connection.cursor(row_factory=class_row(LineRow)) as cursor:
+        await cursor.execute(
+            """
+            SELECT invoice_id, line, kind, usage_period, segment, meter, price_version_id, model, per_units,
+                   row_count, calls, units, digest, cutoff_at, tiers, basis, exact_nanos, amount_minor
+            FROM billing.invoice_line WHERE invoice_id = ANY(%(ids)s) ORDER BY invoice_id, line
             """,
             {"ids": list(invoice_ids)},
         )
         return await cursor.fetchall()
 
 
-async def read_invoice_ids(
-    connection: Connection, tenant_id: str | None, period: str | None, limit: int
-) -> list[str]:
-    """The ids of a tenant's invoices, or of all tenants' (for the vendor), newest month first."""
-    cursor = await connection.execute(
+async def write_invoices(connection: Connection, invoices: Sequence[dict[str, Any]]) -> None:
+    """Write drafts whole, or make those that are there anew under their ids; a JSON object an invoice.
+
+    Call it in the transaction that locked their months.
+    """
+    await connection.execute(
         """
-        SELECT invoice_id FROM billing.invoice
-        WHERE (%(tenant_id)s::text IS NULL OR tenant_id = %(tenant_id)s)
-          AND (%(period)s::text IS NULL OR period = %(period)s)
-        ORDER BY period DESC, tenant_id LIMIT %(limit)s
+        INSERT INTO billing.invoice AS invoice (
+            invoice_id, tenant_id, period, revision, replaces, status, issuer_id, issuer, bill_to, language,
+            currency, period_complete, subtotal_minor, tax_name, tax_ppm, tax_minor, total_minor,
+            carried_in_minor, carried_from, carried_out_minor, due_minor, content_sha256, prepared_by)
+        SELECT invoice_id, tenant_id, period, revision, replaces, status, issuer_id, issuer, bill_to,
+               language, currency, period_complete, subtotal_minor, tax_name, tax_ppm, tax_minor, total_minor,
+               carried_in_minor, carried_from, carried_out_minor, due_minor,
+               decode(content_sha256, 'hex'), prepared_by
+        FROM jsonb_to_recordset(%(invoices)s) AS given (
+            invoice_id text, tenant_id text, period text, revision int, replaces text, status text,
+            issuer_id text, issuer jsonb, bill_to jsonb, language text, currency text,
+            period_complete boolean, subtotal_minor bigint, tax_name text, tax_ppm int, tax_minor bigint,
+            total_minor bigint, carried_in_minor bigint, carried_from text, carried_out_minor bigint,
+            due_minor bigint,
+            content_sha256 text, prepared_by text[])
+        ON CONFLICT (invoice_id) DO UPDATE
+        SET status = excluded.status, issuer_id = excluded.issuer_id, issuer = excluded.issuer,
+            bill_to = excluded.bill_to, language = excluded.language, currency = excluded.currency,
+            period_complete = excluded.period_complete, subtotal_minor = excluded.subtotal_minor,
+            tax_name = excluded.tax_name, tax_ppm = excluded.tax_ppm, tax_minor = excluded.tax_minor,
+            total_minor = excluded.total_minor, carried_in_minor = excluded.carried_in_minor,
+            carried_from = excluded.carried_from, carried_out_minor = excluded.carried_out_minor,
+            due_minor = excluded.due_minor, content_sha256 = excluded.content_sha256,
+            prepared_by = excluded.prepared_by, drafted_at = now(),
+            approved_at = NULL, approved_by = NULL, approved_sha256 = NULL
         """,
-        {"tenant_id": tenant_id, "period": period, "limit": limit},
+        {"invoices": Jsonb(list(invoices))},
     )
-    return [invoice_id for (invoice_id,) in await cursor.fetchall()]
 
 
-async def read_lines(connection: Connection, invoice_ids: Sequence[str]) -> list[tuple[str, DraftLine]]:
-    """The lines of these invoices, each with its invoice's id, in order."""
-    cursor = await connection.execute(
-        """
-        SELECT invoice_id, line, meter, calls, units, per_units, tiers, amount_minor
-        FROM billing.invoice_line WHERE invoice_id = ANY(%(ids)s) ORDER BY invoice_id, line
-        """,
-        {"ids": list(invoice_ids)},
+async def write_lines(
+    connection: Connection, invoice_ids: Sequence[str], lines: Sequence[dict[str, Any]]
+) -> None:
+    """Put these lines, a JSON object each, in the place of the invoices' lines."""
+    await connection.execute(
+        "DELETE FROM billing.invoice_line WHERE invoice_id = ANY(%(ids)s)", {"ids": list(invoice_ids)}
     )
-    return [
-        (
-            invoice_id,
-            DraftLine(
-                line=line,
-                meter=meter,
-                calls=calls,
-                units=units,
-                per_units=per_units,
-                tiers=tiers,
-                amount_minor=amount_minor,
-            ),
-        )
-        for invoice_id, line, meter, calls, units, per_units, tiers, amount_minor in await cursor.fetchall()
-    ]
+    await connection.execute(
+        """
+        INSERT INTO billing.invoice_line (
+            invoice_id, line, kind, usage_period, segment, meter, price_version_id, model, per_units,
+            row_count, calls, units, digest, cutoff_at, tiers, basis, exact_nanos, amount_minor)
+        SELECT invoice_id, line, kind, usage_period, segment, meter, price_version_id, model, per_units,
+               row_count, calls, units, decode(digest, 'hex'), cutoff_at, tiers, basis, exact_nanos,
+               amount_minor
+        FROM jsonb_to_recordset(%(lines)s) AS given (
+            invoice_id text, line int, kind text, usage_period text, segment smallint, meter text,
+            price_version_id text, model text, per_units bigint, row_count bigint, calls bigint,
+            units bigint, digest text, cutoff_at timestamptz, tiers jsonb, basis jsonb, exact_nanos text,
+            amount_minor bigint)
+        """,
+        {"lines": Jsonb(list(lines))},
+    )

@@ -34,14 +34,14 @@ class Difference(msgspec.Struct, frozen=True):
     """One place that does not agree with the usage rows.
 
     Attributes:
-        what: `counter`, `roll-up`, `key counter`, `invoice` (of a closed month), `invoice total` (its lines
-            add up to another one), or `month` (usage in a month that was never opened).
+        what: `counter`, `roll-up`, `key counter`, `invoice` (of a sealed month), `invoice total` (its lines
+            add up to another subtotal), or `month` (usage in a month that was never opened).
         key_id: of a roll-up or a key's counter; empty otherwise.
         hour: of a roll-up, in UTC; empty otherwise.
         calls_of_rows, units_of_rows: what the usage rows add up to.
         calls, units: what the place says; a key's counter has no calls of its own, and repeats the rows'.
         rated: by how much a key's counter is off in money, in nanos times the price's `per_units`; of an
-            invoice's total, in minor units.
+            invoice's subtotal, in minor units.
     """
 
     what: str
@@ -235,17 +235,17 @@ _TABLES: Final = (
     """,
 )
 
-# A key's counter comes with its meter's price. An invoice that was drafted while its month was open may lag
-# behind it, and is left out.
+# A key's counter comes with its meter's price. A draft of a month that is not sealed may lag behind it: it is
+# left out.
 _COPY_BOOKS: Final = """
     WITH month AS (
-        SELECT period.tenant_id, period.period, period.price_version_id, period.closed_at
+        SELECT period.tenant_id, period.period, period.price_version_id
         FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
         JOIN billing.period USING (tenant_id, period)
     ), invoice AS (
-        SELECT tenant_id, period, invoice.invoice_id, invoice.total_minor
+        SELECT tenant_id, period, invoice.invoice_id, invoice.subtotal_minor
         FROM month JOIN billing.invoice USING (tenant_id, period)
-        WHERE invoice.drafted_at >= month.closed_at
+        WHERE invoice.period_complete AND invoice.status <> 'void'
     ), listed AS (  -- one that was never opened too
         INSERT INTO pg_temp.reconciled_month
         SELECT tenant_id, period, coalesce(period.time_zone, 'UTC')
@@ -268,9 +268,9 @@ _COPY_BOOKS: Final = """
         LEFT JOIN LATERAL billing.meter_prices(month.price_version_id) price ON price.meter = counter.meter
         UNION ALL
         SELECT 'invoice', tenant_id, period, line.meter, '', NULL, line.calls, line.units, 0, NULL, NULL
-        FROM invoice JOIN billing.invoice_line line USING (invoice_id)
+        FROM invoice JOIN billing.invoice_line line USING (invoice_id) WHERE line.kind = 'usage'
         UNION ALL
-        SELECT 'invoice total', tenant_id, period, '', '', NULL, 0, 0, total_minor - (
+        SELECT 'invoice total', tenant_id, period, '', '', NULL, 0, 0, subtotal_minor - (
             SELECT coalesce(sum(line.amount_minor), 0) FROM billing.invoice_line line
             WHERE line.invoice_id = invoice.invoice_id), NULL, NULL
         FROM invoice
@@ -339,7 +339,7 @@ _DIFFERENCES: Final = """
         UNION ALL
         SELECT 'invoice', tenant_id, period, used.meter, '', NULL, used.calls, used.units, 0, 0, 0
         FROM used_by_meter used JOIN pg_temp.reconciled_book book USING (tenant_id, period)
-        WHERE book.what = 'invoice total' AND used.calls > 0
+        WHERE book.what = 'invoice total'
     )
     SELECT what, tenant_id, period, meter, key_id,
            coalesce(to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), '') AS hour,

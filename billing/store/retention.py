@@ -36,10 +36,10 @@ async def read_partitions(connection: Connection) -> list[Partition]:
 
 
 async def has_open_months(connection: Connection, before: datetime) -> bool:
-    """Whether a month that began before then is open: its usage rows are needed."""
+    """Whether a month that began before then is open, or not sealed yet: its usage rows are needed."""
     cursor = await connection.execute(
         """
-        SELECT EXISTS (SELECT FROM billing.period WHERE closed_at IS NULL AND starts_at < %(before)s)
+        SELECT EXISTS (SELECT FROM billing.period WHERE sealed_at IS NULL AND starts_at < %(before)s)
         """,
         {"before": before},
     )

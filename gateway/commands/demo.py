@@ -8,7 +8,8 @@ import click
 import httpx
 
 from billing.accounts import current_period
-from billing.invoices import Invoice, run_drafts
+from billing.drafts import run_drafts
+from billing.invoices import Invoice, show_invoice
 from gateway.commands.money import describe_invoice
 from gateway.commands.running import as_json, echo_json, settings_from, with_pool
 from gateway.demo_tenant import read_demo_env
@@ -94,4 +95,5 @@ async def _draft(pool: Pool, key: str) -> Invoice:
     assert parsed is not None
     tenant_id = await operator_tenant_of_key(pool, parsed.key_id)
     period = await current_period(pool, tenant_id, datetime.now(UTC))
-    return next(draft for draft in await run_drafts(pool, period.label) if draft.tenant_id == tenant_id)
+    drafts = await run_drafts(pool, period.label)
+    return await show_invoice(pool, next(one.invoice_id for one in drafts if one.tenant_id == tenant_id))

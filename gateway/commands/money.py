@@ -6,8 +6,10 @@ import click
 import msgspec
 
 from billing.accounts import current_period
-from billing.invoices import Invoice, list_invoices, run_drafts, show_invoice
+from billing.drafts import run_drafts
+from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
 from billing.meters import METERS
+from billing.money import currency, format_minor, format_percent
 from billing.reconcile import describe, reconcile
 from billing.usage import Usage, usage, usage_of_all
 from gateway.commands.running import as_json, echo_json, table, with_pool
@@ -89,23 +91,40 @@ def invoice_show(invoice_id: str, json: bool) -> None:
 
 
 def describe_invoice(shown: Invoice) -> str:
-    """An invoice as text: head, a line a meter, the total."""
-    state = "the month is over" if shown.period_complete else "the month is not over yet"
-    rows = [[line.meter, str(line.calls), str(line.units), line.amount] for line in shown.lines]
+    """An invoice as text: head, lines, totals."""
+    state = "complete" if shown.period_complete else "the month is not over yet"
+    rows = [
+        [_line_name(line, shown.period), str(line.calls), str(line.units), line.amount]
+        for line in shown.lines
+    ]
+    unit = currency(shown.currency)
+    totals: dict[str, int] = {}
+    if shown.tax_minor:
+        totals["subtotal"] = shown.subtotal_minor
+        totals[f"{shown.tax_name or 'tax'} {format_percent(shown.tax_ppm)}"] = shown.tax_minor
+    totals["total"] = shown.total_minor
+    if shown.due_minor != shown.total_minor:
+        totals |= {"carried in": shown.carried_in_minor, "carried to the next": -shown.carried_out_minor}
+        totals["due"] = shown.due_minor
     return "\n".join(
         [
-            f"{shown.invoice_id}  {shown.status}",
+            f"{shown.number or shown.invoice_id}  {shown.status}",
             f"tenant {shown.tenant_id}, month {shown.period} ({shown.time_zone}): {state}",
-            f"prices {shown.price_version_id}",
             "",
-            table(["METER", "CALLS", "UNITS", "AMOUNT"], rows),
+            table(["LINE", "CALLS", "UNITS", "AMOUNT"], rows),
             "",
-            f"total {shown.total}",
+            *(f"{name} {format_minor(minor, unit)}" for name, minor in totals.items()),
         ]
     )
 
 
-def _show_list(found: list[Invoice], json: bool) -> None:
+def _line_name(line: InvoiceLine, period: str) -> str:
+    names = {"minimum": "minimum commitment", "credit": "prepaid credit"}
+    name = line.meter or names.get(line.kind, line.kind)
+    return name if line.usage_period == period else f"{name}, late from {line.usage_period}"
+
+
+def _show_list(found: list[InvoiceSummary], json: bool) -> None:
     if json:
         echo_json({"invoices": msgspec.to_builtins(found)})
         return

@@ -15,11 +15,12 @@ from click.testing import CliRunner
 from billing import reconcile as reconciling
 from billing.caps import set_caps
 from billing.closing import close_ended_months
-from billing.invoices import run_drafts
+from billing.drafts import run_drafts
 from billing.ledger import Ledger
 from billing.meters import METERS, MONEY
 from billing.reconcile import ROWS_PER_STATEMENT, describe, reconcile
 from billing.retention import detach_partitions
+from billing.sealing import seal_closed_months
 from billing.store import reconcile as store
 from billing.store.reconcile import Moment
 from gateway.cli import main
@@ -137,7 +138,12 @@ async def test_a_difference_made_by_hand_is_named(
     [
         ("UPDATE billing.invoice_line SET units = units - 4 WHERE line = 1", "invoice", 4),
         ("UPDATE billing.invoice_line SET calls = calls + 1 WHERE line = 2", "invoice", 1),
-        ("UPDATE billing.invoice SET total_minor = total_minor + 9 {where}", "invoice total", 9),
+        (
+            "UPDATE billing.invoice SET subtotal_minor = subtotal_minor + 9, total_minor = total_minor + 9, "
+            "carried_out_minor = carried_out_minor + 9 {where}",
+            "invoice total",
+            9,
+        ),
     ],
 )
 async def test_an_invoice_of_a_closed_month_is_compared(
@@ -146,15 +152,18 @@ async def test_an_invoice_of_a_closed_month_is_compared(
     tenant_id = await use(database_url, pool)
     assert await run_drafts(pool, "2025-11")
     where = f"WHERE tenant_id = '{tenant_id}'"
+
+    def tamper() -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(f"DELETE FROM billing.invoice WHERE tenant_id <> '{tenant_id}'".encode())
+            connection.execute(change.format(where=where).encode())
+
+    tamper()
+    assert (await reconcile(pool)).difference == 0, "drafted before its month was sealed: it may lag behind"
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(
-            f"DELETE FROM billing.invoice_line WHERE invoice_id NOT IN "
-            f"(SELECT invoice_id FROM billing.invoice {where})".encode()
-        )
-        connection.execute(f"DELETE FROM billing.invoice WHERE tenant_id <> '{tenant_id}'".encode())
-        connection.execute(change.format(where=where).encode())
-        assert (await reconcile(pool)).difference == 0, "drafted before its month closed: it may lag behind"
         connection.execute("UPDATE billing.period SET closed_at = '2025-12-01Z' WHERE period = '2025-11'")
+    await run_drafts(pool, "2025-11")
+    tamper()
     found = await reconcile(pool)
     assert (found.difference, [one.what for one in found.differences]) == (difference, [what])
     assert describe(found.differences[0]).startswith(f"{what} {tenant_id} 2025-11")
@@ -265,6 +274,7 @@ async def test_a_month_that_is_detached_meanwhile_is_left_out(database_url: str,
     async with pool.connection() as connection:
         await write(connection, [old, charge(tenant_id, at=now)])
         assert await close_ended_months(pool, now + timedelta(hours=2)) == 1
+        assert await seal_closed_months(pool) == 1
         months = await months_of(connection)
         async with store.workspace(connection):
             moment = await store.copy_books(connection, months)

@@ -13,6 +13,7 @@ from billing.closing import close_ended_months
 from billing.ledger import Ledger
 from billing.reconcile import reconcile
 from billing.retention import detach_partitions, make_partitions, partitions
+from billing.sealing import seal_closed_months
 from infra.database import Pool
 from tests.billing_world import add_account, begin_partitions_at, charge, id_at, open_ledger
 
@@ -80,6 +81,8 @@ async def test_a_detached_partition_takes_its_ids_with_it_and_the_rest_reconcile
         await charge_at(ledger, tenant_id, NOW)
         assert await detach_partitions(pool, NOW) == [], "its month is open"
         assert await close_ended_months(pool, NOW + timedelta(hours=2)) == 1
+        assert await detach_partitions(pool, NOW) == [], "its month is not sealed"
+        assert await seal_closed_months(pool) == 1
         assert [one.partition for one in await detach_partitions(pool, NOW)] == [old.partition]
         assert await detach_partitions(pool, NOW) == []
 

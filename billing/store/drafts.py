@@ -1,0 +1,173 @@
+"""What invoices are made from."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from psycopg.rows import class_row
+
+from infra.database import Connection
+
+
+class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's month with all that its invoice says besides usage, and the latest invoice it has.
+
+    Attributes:
+        cutoff_at: when the month was closed, or now.
+    """
+
+    tenant_id: str
+    period: str
+    starts_at: datetime
+    ends_at: datetime
+    time_zone: str
+    cutoff_at: datetime
+    is_sealed: bool
+    price_version_id: str
+    credit_nanos: int
+    currency: str
+    issuer_id: str
+    issuer: Any
+    bill_to: Any
+    language: str
+    tax_name: str
+    tax_ppm: int
+    carried_from: str | None
+    carried_in_minor: int
+    invoice_id: str | None
+    revision: int
+    status: str | None
+    replaces: str | None
+    to_be_reissued: bool
+    prepared_by: list[str]
+    content_sha256: bytes | None
+
+
+class CounterRow(msgspec.Struct, frozen=True):
+    """What a tenant's meter stands at in a month that is not sealed."""
+
+    tenant_id: str
+    meter: str
+    calls: int
+    units: int
+
+
+class MonthPrice(msgspec.Struct, frozen=True):
+    """A price version that holds for a tenant's month, with the share of the month's time: `held / of`."""
+
+    tenant_id: str
+    period: str
+    segment: int
+    price_version_id: str
+    held_us: int
+    of_us: int
+
+
+async def lock_billable_months(connection: Connection, period: str, after: str, limit: int) -> list[str]:
+    """The next tenants with something to bill in a month, their months locked against other runs.
+
+    Charges lock accounts, not periods, and go on.
+    """
+    cursor = await connection.execute(
+        """
+        SELECT period.tenant_id
+        FROM billing.period
+        JOIN billing.price_version version USING (price_version_id)
+        WHERE period.period = %(period)s AND period.tenant_id > %(after)s
+          AND (version.minimum_nanos > 0
+              OR EXISTS (
+                  SELECT FROM billing.period_counter counter
+                  WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
+                    AND (counter.calls <> 0 OR counter.units <> 0))
+              OR EXISTS (
+                  SELECT FROM billing.seal
+                  WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
+              OR EXISTS (
+                  SELECT FROM billing.invoice
+                  WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
+        ORDER BY period.tenant_id LIMIT %(limit)s
+        FOR NO KEY UPDATE OF period
+        """,
+        {"period": period, "after": after, "limit": limit},
+    )
+    return [str(tenant_id) for (tenant_id,) in await cursor.fetchall()]
+
+
+async def read_months(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[MonthRow]:
+    """These tenants' months. What is carried in comes from the latest issued invoice of a month before that
+    no other invoice took over.
+    """
+    async with connection.cursor(row_factory=class_row(MonthRow)) as cursor:
+        await cursor.execute(
+            """
+            SELECT month.tenant_id, month.period, month.starts_at, month.ends_at, month.time_zone,
+                   coalesce(month.closed_at, now()) AS cutoff_at, month.sealed_at IS NOT NULL AS is_sealed,
+                   month.price_version_id, month.credit_nanos, account.currency, profile.issuer_id,
+                   jsonb_build_object('name', issuer.name, 'address', issuer.address, 'tax_id', issuer.tax_id,
+                                      'email', issuer.email) AS issuer,
+                   jsonb_build_object('name', profile.name, 'address', profile.address,
+                                      'tax_id', profile.tax_id, 'email', profile.email) AS bill_to,
+                   profile.language, profile.tax_name, profile.tax_ppm,
+                   carry.invoice_id AS carried_from, coalesce(carry.carried_out_minor, 0) AS carried_in_minor,
+                   latest.invoice_id, coalesce(latest.revision, 0) AS revision, latest.status,
+                   latest.replaces, coalesce(latest.to_be_reissued, false) AS to_be_reissued,
+                   coalesce(latest.prepared_by, '{}') AS prepared_by, latest.content_sha256
+            FROM billing.period month
+            JOIN billing.account USING (tenant_id)
+            JOIN billing.profile USING (tenant_id)
+            JOIN billing.issuer USING (issuer_id)
+            LEFT JOIN LATERAL (
+                SELECT * FROM billing.invoice
+                WHERE invoice.tenant_id = month.tenant_id AND invoice.period = month.period
+                ORDER BY invoice.revision DESC LIMIT 1
+            ) AS latest ON true
+            LEFT JOIN LATERAL (
+                SELECT * FROM billing.invoice earlier
+                WHERE earlier.tenant_id = month.tenant_id AND earlier.period < month.period
+                  AND earlier.number IS NOT NULL AND earlier.status <> 'void'
+                ORDER BY earlier.period DESC LIMIT 1
+            ) AS carry ON carry.carried_out_minor <> 0 AND NOT EXISTS (
+                SELECT FROM billing.invoice taker
+                WHERE taker.carried_from = carry.invoice_id AND taker.status <> 'void'
+                  AND taker.period <> month.period)
+            WHERE month.period = %(period)s AND month.tenant_id = ANY(%(tenant_ids)s)
+            ORDER BY month.tenant_id
+            """,
+            {"period": period, "tenant_ids": list(tenant_ids)},
+        )
+        return await cursor.fetchall()
+
+
+async def read_counters(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[CounterRow]:
+    """The counters with usage of these tenants, all as of one moment."""
+    async with connection.cursor(row_factory=class_row(CounterRow)) as cursor:
+        await cursor.execute(
+            """
+            SELECT tenant_id, meter, calls, units
+            FROM billing.period_counter
+            WHERE period = %(period)s AND tenant_id = ANY(%(tenant_ids)s) AND (calls <> 0 OR units <> 0)
+            ORDER BY tenant_id, meter
+            """,
+            {"period": period, "tenant_ids": list(tenant_ids)},
+        )
+        return await cursor.fetchall()
+
+
+async def read_month_prices(connection: Connection, months: Sequence[tuple[str, str]]) -> list[MonthPrice]:
+    """The price versions of tenants' months, in the order in which they held."""
+    async with connection.cursor(row_factory=class_row(MonthPrice)) as cursor:
+        await cursor.execute(
+            """
+            SELECT tenant_id, period, 0 AS segment, price_version_id, 1 AS held_us, 1 AS of_us
+            FROM billing.period
+            JOIN unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
+                USING (tenant_id, period)
+            ORDER BY tenant_id, period
+            """,
+            {
+                "tenant_ids": [tenant_id for tenant_id, _ in months],
+                "periods": [period for _, period in months],
+            },
+        )
+        return await cursor.fetchall()
