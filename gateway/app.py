@@ -17,7 +17,9 @@ from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
+from gateway.routes.admin import people
 from gateway.services import Services
+from gateway.staff_door import StaffDoor
 from infra.database import open_pool
 from infra.settings import Settings
 from infra.telemetry import Telemetry
@@ -36,6 +38,7 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
+    people.get_me,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -116,7 +119,19 @@ async def _open_services(
     requests.start()
     try:
         metered = Metered(ledger, requests, limits, telemetry)
-        yield Services(settings, pool, keys, last_used, ledger, requests, serving, limits, metered, telemetry)
+        yield Services(
+            settings=settings,
+            pool=pool,
+            keys=keys,
+            last_used=last_used,
+            ledger=ledger,
+            requests=requests,
+            serving=serving,
+            limits=limits,
+            metered=metered,
+            telemetry=telemetry,
+            staff_door=StaffDoor(pool, settings.aiaas_workers),
+        )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.
         await ledger.close()

@@ -22,8 +22,9 @@ class _Window(msgspec.Struct):
 class LoopMemoryStorage(Storage):
     """Counts in fixed windows, for callers in one thread; what has ended is dropped within two minutes.
 
-    It is as large as there were tenants and keys in that time: `gateway.limits` counts those who were
-    authenticated, and nobody else. Registered with `limits` by its scheme, as its guide to storages says.
+    It is as large as there were names in that time. `gateway.limits` counts those who were authenticated, and
+    nobody else; `gateway.attempts`, which counts strangers, looks at its size. Registered with
+    `limits` by its scheme, as its guide to storages says.
     """
 
     STORAGE_SCHEME = [_SCHEME]  # noqa: RUF012
@@ -42,6 +43,11 @@ class LoopMemoryStorage(Storage):
             held = self._windows[window] = _Window(0, now_s + seconds)
         held.count += 1
         return held.count, held.ends_s - now_s
+
+    @property
+    def size(self) -> int:
+        """How many windows are held, those that ended a moment ago too."""
+        return len(self._windows)
 
     # What `limits` asks of every storage.
 

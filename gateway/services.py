@@ -7,6 +7,7 @@ from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from gateway.limits import Limits
 from gateway.metered import Metered
+from gateway.staff_door import StaffDoor
 from infra.database import Pool
 from infra.settings import Settings
 from infra.telemetry import Telemetry
@@ -28,6 +29,7 @@ class Services(msgspec.Struct, frozen=True):
     limits: Limits
     metered: Metered
     telemetry: Telemetry
+    staff_door: StaffDoor
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -13,8 +13,22 @@ from openapi.wire import ErrorBody
 Json = dict[str, Any]
 
 _SCHEMA_PATH = "#/components/schemas/{name}"
-_SECURITY = "apiKey"
-_TAGS = ("Audio", "Intents", "Models", "Usage", "Health")
+_SCHEME_OF = {"key": "apiKey", "staff": "staffKey"}
+_SCHEMES: Json = {
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "aiaas_live_...",
+        "description": "A tenant's API key.",
+    },
+    "staffKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "aiaas_staff_...",
+        "description": "The key of somebody who works for the vendor: see `aiaas staff add`.",
+    },
+}
+_TAGS = ("Audio", "Intents", "Models", "Usage", "Invoices", "Admin", "Health")
 _ERRORS = {
     400: "The request is not acceptable; `param` names the field.",
     401: "The key is missing, malformed, unknown, expired or revoked; `code` says which.",
@@ -83,9 +97,7 @@ def build_document(routes: Iterable[Route], version: str) -> Json:
         "paths": paths,
         "components": {
             "schemas": {name: _tidy(schema) for name, schema in sorted(components.items())},
-            "securitySchemes": {
-                _SECURITY: {"type": "http", "scheme": "bearer", "bearerFormat": "aiaas_live_..."}
-            },
+            "securitySchemes": _SCHEMES,
         },
     }
 
@@ -115,7 +127,7 @@ def _operation(route: Route, schemas: dict[type, Json]) -> Json:
         "tags": [endpoint.tag],
         "summary": summary.strip().rstrip("."),
         "responses": _responses(endpoint, schemas),
-        "security": [{_SECURITY: []}] if endpoint.access == "key" else [],
+        "security": [{scheme: []}] if (scheme := _SCHEME_OF.get(endpoint.access)) else [],
     }
     if description.strip():
         operation["description"] = re.sub(r"\s+", " ", description).strip()

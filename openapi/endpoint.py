@@ -31,7 +31,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         tag: the family it is listed under.
         request: the body by content type, None where there is none.
         answer: the body of a success by content type.
-        access: `key` for a bearer key, `open` for anyone.
+        access: `key` for a tenant's API key, `staff` for a staff key, `open` for anyone.
         charged: whether the answer carries the headers of a charge.
         answer_headers: the headers that a success of this endpoint alone carries, and what they say.
         errors: statuses it may answer with.
@@ -43,7 +43,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     tag: str
     request: Media | None = None
     answer: Media
-    access: Literal["key", "open"] = "key"
+    access: Literal["key", "staff", "open"] = "key"
     charged: bool = False
     answer_headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     errors: tuple[int, ...] = (400, 401, 404, 429, 503)
@@ -53,3 +53,6 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 CALL_ERRORS = (400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 503, 504)
 """The statuses of an endpoint that an engine answers."""
+
+STAFF_ERRORS = (401, 403, 429, 503)
+"""The statuses of every endpoint that takes a staff key; 429 where too many attempts failed."""

@@ -16,6 +16,7 @@ from gateway.commands.cap_options import (
     read_shown_caps,
 )
 from gateway.commands.credit import describe_credit
+from gateway.commands.expiry import expires_option, parse_expiry
 from gateway.commands.plans import shown_limits
 from gateway.commands.running import as_json, echo_json, moment, table, with_pool
 from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, change_customers_plan, create_customer
@@ -33,8 +34,6 @@ from tenants.placement import operator_set_placement
 from tenants.plans import show_tenants_plan
 from tenants.records import PLACEMENTS, PRODUCTS, ApiKey, IssuedKey, Placement, Tenant
 from tenants.tenants import operator_list_tenants, show_tenant
-
-_END_OF_DAY = timedelta(days=1)
 
 
 @click.group()
@@ -169,7 +168,7 @@ def key() -> None:
 @click.option("--tenant", "tenant_id", required=True, help="Whose key it is.")
 @click.option("--name", default="", help="What it is for.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(PRODUCTS), help="[default: all products]")
-@click.option("--expires", help="Last day it works (YYYY-MM-DD, UTC), or a moment such as 2027-01-31T12:00Z.")
+@expires_option
 @click.option(
     "--from", "networks", multiple=True, help="Network it may be used from, such as 203.0.113.0/24."
 )
@@ -190,7 +189,7 @@ def key_create(
     json: bool,
 ) -> None:
     """Make a key. It is shown once, here, and cannot be shown again."""
-    expires_at = _parse_expiry(expires) if expires else None
+    expires_at = parse_expiry(expires)
     caps = given_caps(cap, cap_units)
 
     async def create(pool: Pool) -> IssuedKey:
@@ -322,16 +321,3 @@ def _state(shown: ApiKey) -> str:
     if shown.expires_at and shown.expires_at <= datetime.now(UTC):
         return "expired"
     return "replaced" if shown.replaced_by else "active"
-
-
-def _parse_expiry(text: str) -> datetime:
-    """A day counts to its end; a moment without a time zone is UTC."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidValueError(
-            "--expires takes a day (2027-01-31) or a moment (2027-01-31T12:00Z)."
-        ) from None
-    if len(text) == len("YYYY-MM-DD"):
-        at += _END_OF_DAY
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -37,6 +37,7 @@ from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.routes.intents import create_intent
 from gateway.services import Services, services_of
+from gateway.staff_door import StaffDoor
 from infra.database import open_pool
 from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
@@ -118,7 +119,17 @@ def build(database_url: str) -> Litestar:
         metered = Metered(ledger, requests, limits, telemetry)
         serving = cast(ServingClient, InstantEngine())
         app.state["services"] = Services(
-            Settings(), pool, keys, last_used, ledger, requests, serving, limits, metered, telemetry
+            Settings(),
+            pool,
+            keys,
+            last_used,
+            ledger,
+            requests,
+            serving,
+            limits,
+            metered,
+            telemetry,
+            StaffDoor(pool, workers=1),
         )
         yield
         await ledger.close()

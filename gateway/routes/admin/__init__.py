@@ -1,0 +1,1 @@
+"""`/v1/admin`: what the vendor's own people do, with a staff key."""
