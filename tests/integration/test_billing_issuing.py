@@ -164,7 +164,7 @@ async def test_content_changed_behind_the_programs_back_is_neither_approved_nor_
     (mended,) = await run(pool)
     await approve(pool, mended.invoice_id, CHECKER)
     async with pool.connection() as connection:
-        await connection.execute("UPDATE billing.invoice SET bill_to = '{\"name\": \"Somebody else\"}'")
+        await connection.execute('UPDATE billing.invoice SET bill_to = \'{"name": "Somebody else"}\'')
     with pytest.raises(StaleApprovalError):
         await issue(pool, mended.invoice_id, CHECKER)
 
