@@ -9,7 +9,8 @@ import msgspec
 from gateway.commands.credit import tenant_add_credit
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
-from gateway.commands.money import invoice, reconcile_command, usage_command
+from gateway.commands.invoices import invoice
+from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan

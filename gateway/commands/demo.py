@@ -10,7 +10,7 @@ import httpx
 from billing.accounts import current_period
 from billing.drafts import run_drafts
 from billing.invoices import Invoice, show_invoice
-from gateway.commands.money import describe_invoice
+from gateway.commands.invoices import describe_invoice
 from gateway.commands.running import as_json, echo_json, settings_from, with_pool
 from gateway.demo_tenant import read_demo_env
 from infra.database import Pool

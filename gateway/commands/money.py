@@ -1,26 +1,22 @@
-"""`aiaas usage`, `aiaas invoice` and `aiaas reconcile`."""
+"""`aiaas usage` and `aiaas reconcile`."""
 
 from datetime import UTC, datetime
 
 import click
-import msgspec
 
 from billing.accounts import current_period
-from billing.drafts import run_drafts
-from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
 from billing.meters import METERS
-from billing.money import currency, format_minor, format_percent
 from billing.reconcile import describe, reconcile
 from billing.usage import Usage, usage, usage_of_all
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
 
-_PERIOD_HELP = "A month, YYYY-MM, as each tenant's clock has it."
+PERIOD_HELP = "A month, YYYY-MM, as each tenant's clock has it."
 
 
 @click.command("usage")
 @click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's, added up]")
-@click.option("--period", help=f"{_PERIOD_HELP} [default: the current one]")
+@click.option("--period", help=f"{PERIOD_HELP} [default: the current one]")
 @as_json
 def usage_command(tenant_id: str | None, period: str | None, json: bool) -> None:
     """Calls and units charged in a month, by meter."""
@@ -41,7 +37,7 @@ def usage_command(tenant_id: str | None, period: str | None, json: bool) -> None
 
 
 @click.command("reconcile")
-@click.option("--period", help=f"{_PERIOD_HELP} [default: all months]")
+@click.option("--period", help=f"{PERIOD_HELP} [default: all months]")
 @as_json
 def reconcile_command(period: str | None, json: bool) -> None:
     """Compare counters and roll-ups with the usage rows; status 1 when they differ, each difference named."""
@@ -54,79 +50,3 @@ def reconcile_command(period: str | None, json: bool) -> None:
         click.echo(f"{found.usage_rows} charges, {found.voided} voids: everything agrees.")
     if found.difference:
         raise SystemExit(1)
-
-
-@click.group()
-def invoice() -> None:
-    """Invoices, from the usage that was charged."""
-
-
-@invoice.command("run")
-@click.option("--period", required=True, help=_PERIOD_HELP)
-@as_json
-def invoice_run(period: str, json: bool) -> None:
-    """Draft an invoice for every tenant with usage in the month; run again, it refreshes the drafts."""
-    _show_list(with_pool(lambda pool: run_drafts(pool, period)), json)
-
-
-@invoice.command("list")
-@click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's]")
-@click.option("--period", help=_PERIOD_HELP)
-@as_json
-def invoice_list(tenant_id: str | None, period: str | None, json: bool) -> None:
-    """List invoices, the newest months first."""
-    _show_list(with_pool(lambda pool: list_invoices(pool, tenant_id, period)), json)
-
-
-@invoice.command("show")
-@click.argument("invoice_id")
-@as_json
-def invoice_show(invoice_id: str, json: bool) -> None:
-    """Show one invoice with its lines and the tiers behind them."""
-    found = with_pool(lambda pool: show_invoice(pool, invoice_id))
-    if json:
-        echo_json(found)
-    else:
-        click.echo(describe_invoice(found))
-
-
-def describe_invoice(shown: Invoice) -> str:
-    """An invoice as text: head, lines, totals."""
-    state = "complete" if shown.period_complete else "the month is not over yet"
-    rows = [
-        [_line_name(line, shown.period), str(line.calls), str(line.units), line.amount]
-        for line in shown.lines
-    ]
-    unit = currency(shown.currency)
-    totals: dict[str, int] = {}
-    if shown.tax_minor:
-        totals["subtotal"] = shown.subtotal_minor
-        totals[f"{shown.tax_name or 'tax'} {format_percent(shown.tax_ppm)}"] = shown.tax_minor
-    totals["total"] = shown.total_minor
-    if shown.due_minor != shown.total_minor:
-        totals |= {"carried in": shown.carried_in_minor, "carried to the next": -shown.carried_out_minor}
-        totals["due"] = shown.due_minor
-    return "\n".join(
-        [
-            f"{shown.number or shown.invoice_id}  {shown.status}",
-            f"tenant {shown.tenant_id}, month {shown.period} ({shown.time_zone}): {state}",
-            "",
-            table(["LINE", "CALLS", "UNITS", "AMOUNT"], rows),
-            "",
-            *(f"{name} {format_minor(minor, unit)}" for name, minor in totals.items()),
-        ]
-    )
-
-
-def _line_name(line: InvoiceLine, period: str) -> str:
-    names = {"minimum": "minimum commitment", "credit": "prepaid credit"}
-    name = line.meter or names.get(line.kind, line.kind)
-    return name if line.usage_period == period else f"{name}, late from {line.usage_period}"
-
-
-def _show_list(found: list[InvoiceSummary], json: bool) -> None:
-    if json:
-        echo_json({"invoices": msgspec.to_builtins(found)})
-        return
-    rows = [[one.invoice_id, one.tenant_id, one.period, one.status, one.total] for one in found]
-    click.echo(table(["INVOICE", "TENANT", "MONTH", "STATUS", "TOTAL"], rows))

@@ -56,12 +56,31 @@ CREATE TABLE billing.seal (
 );
 CREATE INDEX seal_by_usage_period ON billing.seal (tenant_id, usage_period);
 
--- A usage row as its digest has it, and as it is exported: comma-separated, without the line's end.
-CREATE FUNCTION billing.usage_line(usage billing.usage_row) RETURNS text
+-- The usage rows that count in a tenant's month, each with the month and the segment whose usage it is. Written so
+-- that the planner inlines it: what is asked of it (a meter, rows after a call's id, a limit) reaches the index.
+CREATE FUNCTION billing.month_rows(of_tenant text, of_period text)
+RETURNS TABLE (
+    usage_period text, segment smallint, meter text, call_id uuid, slice int, entry smallint, calls smallint,
+    units bigint, occurred_at timestamptz, recorded_at timestamptz, key_id text, model text, engine text
+)
 LANGUAGE sql STABLE AS $$
-    SELECT concat_ws(',', usage.call_id, usage.slice, usage.entry, usage.calls, usage.units,
-                     (extract(epoch FROM usage.occurred_at) * 1000000)::bigint,
-                     usage.key_id, usage.model, usage.engine)
+    SELECT coalesce(own.period, usage.period), 0::smallint, usage.meter, usage.call_id, usage.slice, usage.entry,
+           usage.calls, usage.units, usage.occurred_at, usage.recorded_at, usage.key_id, usage.model, usage.engine
+    FROM billing.usage_row usage
+    LEFT JOIN billing.period own
+        ON usage.is_late AND own.tenant_id = usage.tenant_id
+       AND own.starts_at <= usage.occurred_at AND usage.occurred_at < own.ends_at
+    WHERE usage.tenant_id = of_tenant AND usage.period = of_period
+$$;
+
+-- A usage row as its digest has it, and as it is exported: comma-separated, without the line's end.
+CREATE FUNCTION billing.usage_line(
+    call_id uuid, slice int, entry smallint, calls smallint, units bigint, occurred_at timestamptz, key_id text,
+    model text, engine text
+) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT concat_ws(',', call_id, slice, entry, calls, units, (extract(epoch FROM occurred_at) * 1000000)::bigint,
+                     key_id, model, engine)
 $$;
 
 -- What the usage rows of a tenant's month are. The digest of rows: in the order of (call_id, slice, entry) they
@@ -76,16 +95,12 @@ LANGUAGE sql STABLE AS $$
            sum(chunk.calls)::bigint, sum(chunk.units)::bigint,
            sha256(string_agg(chunk.digest, ''::bytea ORDER BY chunk.chunk))
     FROM (
-        SELECT coalesce(own.period, usage.period) AS usage_period, 0::smallint AS segment, usage.meter,
-               substr(uuid_send(usage.call_id), 1, 4) AS chunk, count(*) AS row_count,
-               sum(usage.calls) AS calls, sum(usage.units) AS units,
-               sha256(convert_to(string_agg(billing.usage_line(usage) || E'\n', ''
-                                            ORDER BY usage.call_id, usage.slice, usage.entry), 'UTF8')) AS digest
-        FROM billing.usage_row usage
-        LEFT JOIN billing.period own
-            ON usage.is_late AND own.tenant_id = usage.tenant_id
-           AND own.starts_at <= usage.occurred_at AND usage.occurred_at < own.ends_at
-        WHERE usage.tenant_id = of_tenant AND usage.period = of_period
+        SELECT usage_period, segment, meter, substr(uuid_send(call_id), 1, 4) AS chunk, count(*) AS row_count,
+               sum(calls) AS calls, sum(units) AS units,
+               sha256(convert_to(string_agg(
+                   billing.usage_line(call_id, slice, entry, calls, units, occurred_at, key_id, model, engine)
+                   || E'\n', '' ORDER BY call_id, slice, entry), 'UTF8')) AS digest
+        FROM billing.month_rows(of_tenant, of_period)
         GROUP BY 1, 2, 3, 4
     ) AS chunk
     GROUP BY 1, 2, 3

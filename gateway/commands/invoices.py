@@ -1,0 +1,92 @@
+"""`aiaas invoice`: what is billed."""
+
+import click
+import msgspec
+
+from billing.drafts import run_drafts
+from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
+from billing.money import currency, format_minor, format_percent
+from gateway.commands.acting import acting
+from gateway.commands.money import PERIOD_HELP
+from gateway.commands.running import as_json, echo_json, table, with_pool
+from infra.database import Pool
+
+
+@click.group()
+def invoice() -> None:
+    """Invoices, from the usage that was charged."""
+
+
+@invoice.command("run")
+@click.option("--period", required=True, help=PERIOD_HELP)
+@as_json
+def invoice_run(period: str, json: bool) -> None:
+    """Draft an invoice for every tenant with usage in the month; run again, it refreshes the drafts."""
+
+    async def run(pool: Pool) -> list[InvoiceSummary]:
+        return await run_drafts(pool, period, await acting(pool))
+
+    _show_list(with_pool(run), json)
+
+
+@invoice.command("list")
+@click.option("--tenant", "tenant_id", help="Only this tenant's. [default: everyone's]")
+@click.option("--period", help=PERIOD_HELP)
+@as_json
+def invoice_list(tenant_id: str | None, period: str | None, json: bool) -> None:
+    """List invoices, the newest months first."""
+    _show_list(with_pool(lambda pool: list_invoices(pool, tenant_id, period)), json)
+
+
+@invoice.command("show")
+@click.argument("invoice_id")
+@as_json
+def invoice_show(invoice_id: str, json: bool) -> None:
+    """Show one invoice with its lines and the tiers behind them."""
+    found = with_pool(lambda pool: show_invoice(pool, invoice_id))
+    if json:
+        echo_json(found)
+    else:
+        click.echo(describe_invoice(found))
+
+
+def describe_invoice(shown: Invoice) -> str:
+    """An invoice as text: head, lines, totals."""
+    state = "complete" if shown.period_complete else "the month is not over yet"
+    rows = [
+        [_line_name(line, shown.period), str(line.calls), str(line.units), line.amount]
+        for line in shown.lines
+    ]
+    unit = currency(shown.currency)
+    totals: dict[str, int] = {}
+    if shown.tax_minor:
+        totals["subtotal"] = shown.subtotal_minor
+        totals[f"{shown.tax_name or 'tax'} {format_percent(shown.tax_ppm)}"] = shown.tax_minor
+    totals["total"] = shown.total_minor
+    if shown.due_minor != shown.total_minor:
+        totals |= {"carried in": shown.carried_in_minor, "carried to the next": -shown.carried_out_minor}
+        totals["due"] = shown.due_minor
+    return "\n".join(
+        [
+            f"{shown.number or shown.invoice_id}  {shown.status}",
+            f"tenant {shown.tenant_id}, month {shown.period} ({shown.time_zone}): {state}",
+            "",
+            table(["LINE", "CALLS", "UNITS", "AMOUNT"], rows),
+            "",
+            *(f"{name} {format_minor(minor, unit)}" for name, minor in totals.items()),
+        ]
+    )
+
+
+def _line_name(line: InvoiceLine, period: str) -> str:
+    names = {"minimum": "minimum commitment", "credit": "prepaid credit"}
+    name = line.meter or names.get(line.kind, line.kind)
+    return name if line.usage_period == period else f"{name}, late from {line.usage_period}"
+
+
+def _show_list(found: list[InvoiceSummary], json: bool) -> None:
+    if json:
+        echo_json({"invoices": msgspec.to_builtins(found)})
+        return
+    rows = [[one.invoice_id, one.tenant_id, one.period, one.status, one.total] for one in found]
+    click.echo(table(["INVOICE", "TENANT", "MONTH", "STATUS", "TOTAL"], rows))
