@@ -104,7 +104,7 @@ async def issue(pool: Pool, invoice_id: str, actor: str) -> Invoice:
             raise InvoiceStateError(f"The tenant's invoice of {earlier} comes first: issue that one.")
         await _check_content(connection, invoice)
         issuer = await store.lock_issuer(connection, invoice.issuer_id)
-        number = f"{issuer.number_prefix}{issuer.last_number + 1:0{_DIGITS}d}"
+        number = invoice_number(issuer.number_prefix, issuer.last_number + 1)
         issued_at = datetime.now(UTC)
         await store.set_issued(
             connection,
@@ -144,6 +144,11 @@ async def mark_paid(pool: Pool, invoice_id: str, actor: str, reference: str) -> 
         await store.set_settled(connection, invoice_id, "paid")
         await audit.record(connection, actor, "paid", invoice_id, reference=reference)
         return await read_invoice(connection, invoice_id)
+
+
+def invoice_number(prefix: str, number_in_issuer: int) -> str:
+    """An issued invoice's number as it is printed."""
+    return f"{prefix}{number_in_issuer:0{_DIGITS}d}"
 
 
 def chain_sha256(previous: bytes, number: str, content_digest: bytes) -> bytes:
