@@ -27,7 +27,7 @@ from billing.invoices import (
 )
 from billing.money import Currency, currency, format_minor
 from billing.periods import check_label
-from billing.prices import PriceVersion
+from billing.prices import InvalidPriceError, PriceVersion
 from billing.sealing import seal_closed_months
 from billing.statement import Line, MonthUse, Segment, Statement, Use, statement
 from billing.store import drafts as store
@@ -77,21 +77,25 @@ async def run_drafts(pool: Pool, period: str, actor: str = audit.WORKER) -> list
         after = tenant_ids[-1]
 
 
-async def read_materials(
-    connection: Connection, period: str, tenant_ids: Sequence[str], seals: Sequence[Seal] | None = None
-) -> list[Material]:
-    """What the invoices of these tenants' month are made from, by tenant.
-
-    Args:
-        seals: in the place of those on record.
-    """
+async def read_materials(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[Material]:
+    """What the invoices of these tenants' month are made from, by tenant."""
     months = await store.read_months(connection, period, tenant_ids)
-    if seals is None:
-        seals = await seals_store.read_seals(connection, period, tenant_ids)
-    counters = await store.read_counters(
-        connection, period, [month.tenant_id for month in months if not month.is_sealed]
+    seals = await seals_store.read_seals(connection, period, tenant_ids)
+    not_sealed = [month.tenant_id for month in months if not month.is_sealed]
+    return await materials(
+        connection, months, seals, await store.read_counters(connection, period, not_sealed)
     )
-    labels = {(month.tenant_id, period) for month in months} | {
+
+
+async def materials(
+    connection: Connection, months: Sequence[MonthRow], seals: Sequence[Seal], counters: Sequence[CounterRow]
+) -> list[Material]:
+    """Months with their usage at its prices: by seals where a month is sealed, else by counters.
+
+    Raises:
+        billing.prices.InvalidPriceError: a price version has no prices that can be charged.
+    """
+    labels = {(month.tenant_id, month.period) for month in months} | {
         (seal.tenant_id, seal.usage_period) for seal in seals
     }
     prices = await _read_segments(connection, sorted(labels))
@@ -211,7 +215,10 @@ async def _read_segments(
 
 
 def _segment(row: MonthPrice, versions: Mapping[str, PriceVersion]) -> Segment:
-    return Segment(versions[row.price_version_id], Fraction(row.held_us, row.of_us))
+    version = versions.get(row.price_version_id)
+    if version is None:
+        raise InvalidPriceError(f"The price version {row.price_version_id} has no prices.")
+    return Segment(version, Fraction(row.held_us, row.of_us))
 
 
 def _sealed_uses(

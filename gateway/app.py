@@ -1,5 +1,6 @@
 """`create_app`: all the wiring and the lifespan, nothing else."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,7 +17,17 @@ from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
-from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
+from gateway.routes import (
+    account,
+    health,
+    intents,
+    invoices,
+    reference,
+    speech,
+    transcriptions,
+    translations,
+)
+from gateway.routes.admin import invoices as admin_invoices
 from gateway.routes.admin import people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -38,6 +49,14 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
+    invoices.get_invoices,
+    invoices.get_invoice,
+    invoices.get_line_calls,
+    admin_invoices.get_invoices,
+    admin_invoices.get_invoice,
+    admin_invoices.get_line_calls,
+    admin_invoices.get_calls_csv,
+    admin_invoices.get_proof,
     people.get_me,
     health.get_health,
     health.get_readiness,
@@ -131,6 +150,7 @@ async def _open_services(
             metered=metered,
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
+            proving=asyncio.Semaphore(1),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

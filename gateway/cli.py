@@ -14,6 +14,7 @@ from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
+from gateway.commands.proofs import invoice_calls, invoice_verify
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from gateway.commands.staff import staff
 from infra.migrations import migrate
@@ -91,6 +92,8 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
+for command in (invoice_verify, invoice_calls):
+    invoice.add_command(command)
 _MONEY = (usage_command, invoice, reconcile_command, partition, webhook, alert)
 for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)

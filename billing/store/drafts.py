@@ -102,7 +102,8 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
         await cursor.execute(
             """
             SELECT month.tenant_id, month.period, month.starts_at, month.ends_at, month.time_zone,
-                   coalesce(month.closed_at, now()) AS cutoff_at, month.sealed_at IS NOT NULL AS is_sealed,
+                   coalesce(month.closed_at, statement_timestamp()) AS cutoff_at,
+                   month.sealed_at IS NOT NULL AS is_sealed,
                    month.price_version_id, month.credit_nanos, account.currency, profile.issuer_id,
                    jsonb_build_object('name', issuer.name, 'address', issuer.address, 'tax_id', issuer.tax_id,
                                       'email', issuer.email) AS issuer,
