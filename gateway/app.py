@@ -17,7 +17,7 @@ from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
-from gateway.routes.admin import people
+from gateway.routes.admin import credit_notes, people, review
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -39,6 +39,8 @@ _ROUTES = [
     account.get_usage,
     account.get_call,
     people.get_me,
+    *review.ROUTES,
+    *credit_notes.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,
