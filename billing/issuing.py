@@ -28,6 +28,7 @@ from billing.invoices import (
     Invoice,
     InvoiceStatus,
     content_sha256,
+    list_invoices,
     no_such_invoice,
     read_invoice,
 )
@@ -36,7 +37,7 @@ from billing.store import issuing as store
 from billing.store.issuing import Link, SeriesRow
 from billing.store.locks import set_lock_timeout
 from infra.database import Connection, Pool, borrow
-from infra.errors import DomainError, InvalidValueError
+from infra.errors import DomainError, InvalidValueError, RetryLaterError
 
 _LOCK_TIMEOUT_MS: Final = 4_000
 _DIGITS: Final = 6
@@ -130,6 +131,39 @@ async def issue(pool: Pool, invoice_id: str, actor: str) -> Invoice:
         return await read_invoice(connection, invoice_id)
 
 
+class NotIssued(msgspec.Struct, frozen=True):
+    """An approved invoice that could not be issued, and why."""
+
+    invoice_id: str
+    code: str
+    message: str
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """What came of issuing a month."""
+
+    issued: tuple[Invoice, ...]
+    not_issued: tuple[NotIssued, ...]
+
+
+async def issue_month(pool: Pool, period: str, actor: str) -> Issued:
+    """Issue the approved invoices of a month by tenant, `MAX_LISTED` at most. One that is refused stops none.
+
+    Raises:
+        InvalidValueError: the month's label.
+        UnavailableError: PostgreSQL does not answer; what was issued until then is.
+    """
+    issued, not_issued = list[Invoice](), list[NotIssued]()
+    for one in await list_invoices(pool, period=period, statuses=["approved"]):
+        try:
+            issued.append(await issue(pool, one.invoice_id, actor))
+        except RetryLaterError:
+            raise
+        except DomainError as error:
+            not_issued.append(NotIssued(one.invoice_id, error.code, error.message))
+    return Issued(tuple(issued), tuple(not_issued))
+
+
 async def mark_paid(pool: Pool, invoice_id: str, actor: str, reference: str) -> Invoice:
     """Note by hand that an invoice was paid, also one that was written off.
 
@@ -215,14 +249,14 @@ def require_content(seen_hex: str | None, recorded_hex: str, digest: bytes) -> N
         raise StaleApprovalError("What this says is not what was drafted. Draft it again.")
 
 
-def check_reason(text: str, param: str = "reason") -> None:
-    """Refuse an empty reason, or one that is too long.
+def check_reason(text: str, param: str = "reason", at_most: int = MAX_REASON_LENGTH) -> None:
+    """Refuse an empty text, one that is too long, and one that the database cannot keep.
 
     Raises:
         InvalidValueError: see above.
     """
-    if not text.strip() or len(text) > MAX_REASON_LENGTH:
-        raise InvalidValueError(f"Give a {param} of 1 to {MAX_REASON_LENGTH} characters.", param)
+    if not text.strip() or len(text) > at_most or "\0" in text:
+        raise InvalidValueError(f"Give a {param} of 1 to {at_most} characters.", param)
 
 
 @asynccontextmanager

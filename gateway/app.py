@@ -27,8 +27,8 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
+from gateway.routes.admin import credit_notes, people, review
 from gateway.routes.admin import invoices as admin_invoices
-from gateway.routes.admin import people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -58,6 +58,8 @@ _ROUTES = [
     admin_invoices.get_calls_csv,
     admin_invoices.get_proof,
     people.get_me,
+    *review.ROUTES,
+    *credit_notes.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,

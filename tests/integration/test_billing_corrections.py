@@ -33,7 +33,7 @@ from billing.issuing import (
     issue,
     mark_paid,
 )
-from billing.meters import INTENT_CALLS, TTS_CHARACTERS
+from billing.meters import INTENT_CALLS
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
 from tests.billing_world import add_account
@@ -41,6 +41,7 @@ from tests.invoice_world import (
     AFTER_NOVEMBER,
     AFTER_OCTOBER,
     CHECKER,
+    DOLLARS,
     MAKER,
     NOVEMBER,
     OCTOBER,
@@ -49,8 +50,6 @@ from tests.invoice_world import (
     run,
     use,
 )
-
-DOLLARS = [(TTS_CHARACTERS, 1_000_000)]  # 15 USD
 
 
 async def issued(

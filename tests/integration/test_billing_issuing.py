@@ -21,7 +21,7 @@ from billing.issuing import (
     mark_paid,
     send_back,
 )
-from billing.meters import INTENT_CALLS, TTS_CHARACTERS
+from billing.meters import INTENT_CALLS
 from billing.store.seals import read_proof
 from infra.database import Pool
 from infra.errors import DomainError, InvalidValueError, NotFoundError
@@ -30,6 +30,7 @@ from tests.invoice_world import (
     AFTER_NOVEMBER,
     AFTER_OCTOBER,
     CHECKER,
+    DOLLARS,
     MAKER,
     NOVEMBER,
     OCTOBER,
@@ -38,8 +39,6 @@ from tests.invoice_world import (
     run,
     use,
 )
-
-DOLLARS = [(TTS_CHARACTERS, 1_000_000)]  # 15 USD
 
 
 async def test_an_invoice_goes_from_its_seal_to_being_paid(database_url: str, pool: Pool) -> None:
