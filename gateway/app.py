@@ -27,8 +27,8 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
+from gateway.routes.admin import invoice_runs, people
 from gateway.routes.admin import invoices as admin_invoices
-from gateway.routes.admin import people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -57,6 +57,8 @@ _ROUTES = [
     admin_invoices.get_line_calls,
     admin_invoices.get_calls_csv,
     admin_invoices.get_proof,
+    invoice_runs.request_invoice_run,
+    invoice_runs.get_invoice_run,
     people.get_me,
     health.get_health,
     health.get_readiness,
