@@ -27,7 +27,7 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import credit_notes, people, review
+from gateway.routes.admin import credit_notes, invoice_runs, people, review
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -57,6 +57,8 @@ _ROUTES = [
     admin_invoices.get_line_calls,
     admin_invoices.get_calls_csv,
     admin_invoices.get_proof,
+    invoice_runs.request_invoice_run,
+    invoice_runs.get_invoice_run,
     people.get_me,
     *review.ROUTES,
     *credit_notes.ROUTES,

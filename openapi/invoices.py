@@ -207,3 +207,32 @@ class ProofBody(Struct, frozen=True):
     detached: list[str]
     differences: list[DifferenceBody]
     object: Literal["invoice_proof"] = "invoice_proof"
+
+
+class InvoiceRunRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/admin/invoice-runs`: which month to make invoices of."""
+
+    period: Annotated[str, Meta(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="A month, `YYYY-MM`.")]
+
+
+class InvoiceRunBody(Struct, frozen=True):
+    """A run of a month.
+
+    Closed months are sealed first; `tenants_done` counts those then. `months_open`, at the end: how many of
+    its invoices are drafts only, since their month is not over and closed. A run that broke off is carried on
+    by itself, five times, and then has `failed`. `replaced_by` is the later run that took its place.
+    """
+
+    run_id: str
+    period: str
+    state: Literal["waiting", "sealing", "drafting", "done", "failed", "replaced"]
+    requested_by: str
+    requested_at: datetime
+    tenants_done: int
+    tenants_total: int | None
+    months_open: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    last_error: str | None
+    replaced_by: str | None
+    object: Literal["invoice_run"] = "invoice_run"

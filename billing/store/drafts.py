@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from psycopg import sql
 from psycopg.rows import class_row
 
 from infra.database import Connection
@@ -63,33 +64,49 @@ class MonthPrice(msgspec.Struct, frozen=True):
     of_us: int
 
 
+# Also those whose invoice was made before, whatever became of their usage.
+_BILLABLE = sql.SQL(
+    """
+    billing.period
+    JOIN billing.price_version version USING (price_version_id)
+    WHERE period.period = %(period)s AND period.starts_at <= now()
+      AND (version.minimum_nanos > 0
+          OR EXISTS (
+              SELECT FROM billing.period_counter counter
+              WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
+                AND (counter.calls <> 0 OR counter.units <> 0))
+          OR EXISTS (
+              SELECT FROM billing.seal
+              WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
+          OR EXISTS (
+              SELECT FROM billing.invoice
+              WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
+    """
+)
+_COUNT = sql.SQL("SELECT count(*) FROM {billable}").format(billable=_BILLABLE)
+_LOCK_PAGE = sql.SQL(
+    """
+    SELECT period.tenant_id FROM {billable} AND period.tenant_id > %(after)s
+    ORDER BY period.tenant_id LIMIT %(limit)s
+    FOR NO KEY UPDATE OF period
+    """
+).format(billable=_BILLABLE)
+
+
+async def count_billable_months(connection: Connection, period: str) -> int:
+    """How many tenants have something to bill in a month that has begun on their clock."""
+    cursor = await connection.execute(_COUNT, {"period": period})
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def lock_billable_months(connection: Connection, period: str, after: str, limit: int) -> list[str]:
     """The next tenants with something to bill in a month, their months locked against other runs.
 
     Charges lock accounts, not periods, and go on.
     """
-    cursor = await connection.execute(
-        """
-        SELECT period.tenant_id
-        FROM billing.period
-        JOIN billing.price_version version USING (price_version_id)
-        WHERE period.period = %(period)s AND period.tenant_id > %(after)s
-          AND (version.minimum_nanos > 0
-              OR EXISTS (
-                  SELECT FROM billing.period_counter counter
-                  WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
-                    AND (counter.calls <> 0 OR counter.units <> 0))
-              OR EXISTS (
-                  SELECT FROM billing.seal
-                  WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
-              OR EXISTS (
-                  SELECT FROM billing.invoice
-                  WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
-        ORDER BY period.tenant_id LIMIT %(limit)s
-        FOR NO KEY UPDATE OF period
-        """,
-        {"period": period, "after": after, "limit": limit},
-    )
+    cursor = await connection.execute(_LOCK_PAGE, {"period": period, "after": after, "limit": limit})
     return [str(tenant_id) for (tenant_id,) in await cursor.fetchall()]
 
 

@@ -15,7 +15,7 @@ CREATE INDEX invoice_by_period ON billing.invoice (period DESC, tenant_id, revis
 
 -- A run of a month: which tenants have their invoice, page by page. Each page is a transaction that locks the
 -- run's row, makes the page's invoices and moves `after_tenant` on: whoever works on it, at the same time or
--- after another one died, takes the next page.
+-- after another one died, takes the next page. A month has one run at hand; a new one takes its place.
 CREATE TABLE billing.invoice_run (
     run_id        text PRIMARY KEY,
     period        text NOT NULL,
@@ -24,15 +24,15 @@ CREATE TABLE billing.invoice_run (
     state         text NOT NULL DEFAULT 'waiting'
                   CHECK (state IN ('waiting', 'sealing', 'drafting', 'done', 'failed', 'replaced')),
     after_tenant  text NOT NULL DEFAULT '',
-    tenants_done  int NOT NULL DEFAULT 0,
+    tenants_done  int NOT NULL DEFAULT 0,  -- while sealing: months sealed for it
     tenants_total int,
-    months_open   int,  -- of them, at the end: drafts that go into review once their month is closed
+    months_open   int,  -- at the end: drafts only, since their month is not closed yet
     started_at    timestamptz,
     finished_at   timestamptz,
     failures      int NOT NULL DEFAULT 0,
     due_at        timestamptz NOT NULL DEFAULT now(),  -- after a failure, when it is tried again
     last_error    text CHECK (length(last_error) <= 1000),
-    replaced_by   text REFERENCES billing.invoice_run,
+    replaced_by   text REFERENCES billing.invoice_run DEFERRABLE INITIALLY DEFERRED,
     CHECK ((state IN ('done', 'failed', 'replaced')) = (finished_at IS NOT NULL)),
     CHECK ((state = 'replaced') = (replaced_by IS NOT NULL))
 );

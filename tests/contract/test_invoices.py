@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.conftest import TenantOfTest
 from tests.contract.test_keys import code_of
-from tests.stack import Stack
+from tests.stack import Stack, wait_until
 
 BAD = (
     ("/v1/admin/invoices?period=soon", 400),
@@ -80,6 +80,27 @@ def test_a_tenant_sees_no_draft_and_nothing_of_others(
         for path in (mine["invoice_id"], f"{mine['invoice_id']}/lines/1/calls", "inv_none"):
             assert code_of(http.get(f"/v1/invoices/{path}")) == (404, "not_found")
         assert code_of(http.get("/v1/admin/invoices")) == (401, "wrong_kind_of_key")
+
+
+def test_a_run_asked_for_is_worked_on_by_the_worker(
+    stack: Stack, tenant: TenantOfTest, finance: httpx.Client
+) -> None:
+    with stack.http(tenant.key) as http:
+        http.post("/v1/intents", json={"model": "retail-en", "text": "where is my parcel"})
+        period = http.get("/v1/usage").json()["period"]
+    run = finance.post("/v1/admin/invoice-runs", json={"period": period}).json()
+    path = f"/v1/admin/invoice-runs/{run['run_id']}"
+    assert (run["period"], run["state"]) == (period, "waiting")
+    assert run["requested_by"] == f"staff:{finance.get('/v1/admin/me').json()['id']}"
+    assert wait_until(lambda: finance.get(path).json()["state"] == "done", 20)
+    done = finance.get(path).json()
+    assert done["tenants_done"] == done["tenants_total"] == done["months_open"] >= 1
+    listed = finance.get("/v1/admin/invoices", params={"tenant": tenant.tenant_id}).json()["data"]
+    assert [one["status"] for one in listed] == ["draft"]
+
+    for body, status in (({"period": "2199-01"}, 400), ({"period": "soon"}, 400), ({}, 400)):
+        assert finance.post("/v1/admin/invoice-runs", json=body).status_code == status
+    assert finance.get("/v1/admin/invoice-runs/run_none").status_code == 404
 
 
 def test_bad_input_is_one_error(finance: httpx.Client) -> None:
