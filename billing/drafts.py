@@ -210,7 +210,7 @@ async def _read_segments(
 
 
 def _segment(row: MonthPrice, versions: Mapping[str, PriceVersion]) -> Segment:
-    return Segment(versions[row.price_version_id], Fraction(row.held_us, row.of_us))
+    return Segment(versions[row.price_version_id], Fraction(row.held_us, row.of_us), row.starts_at)
 
 
 def _sealed_uses(
@@ -241,8 +241,8 @@ def _counted_uses(
     month: MonthRow, counters: Iterable[CounterRow], prices: Mapping[tuple[str, str], tuple[Segment, ...]]
 ) -> list[MonthUse]:
     """The usage so far; late usage is told apart when the month is sealed."""
-    uses = tuple(Use(0, counter.meter, counter.calls, counter.units) for counter in counters)
-    segments = prices[month.tenant_id, month.period][:1]
+    uses = tuple(Use(one.segment, one.meter, one.calls, one.units) for one in counters)
+    segments = prices[month.tenant_id, month.period]
     return [MonthUse(usage_period=month.period, segments=segments, uses=uses)]
 
 

@@ -17,7 +17,7 @@ from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
-from gateway.routes.admin import people
+from gateway.routes.admin import people, prices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -39,6 +39,11 @@ _ROUTES = [
     account.get_usage,
     account.get_call,
     people.get_me,
+    prices.get_prices,
+    prices.create_prices,
+    prices.preview_prices,
+    prices.replay_prices,
+    prices.put_plan,
     health.get_health,
     health.get_readiness,
     reference.get_document,

@@ -14,6 +14,7 @@ from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
+from gateway.commands.prices import price
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from gateway.commands.staff import staff
 from infra.migrations import migrate
@@ -92,7 +93,7 @@ def openapi_command(json: bool) -> None:
 
 tenant.add_command(tenant_add_credit)
 _MONEY = (usage_command, invoice, reconcile_command, partition, webhook, alert)
-for command in (tenant, plan, key, staff, *_MONEY, demo):
+for command in (tenant, plan, price, key, staff, *_MONEY, demo):
     main.add_command(command)
 
 
