@@ -273,7 +273,7 @@ def _segment(row: MonthPrice, versions: Mapping[str, PriceVersion]) -> Segment:
     version = versions.get(row.price_version_id)
     if version is None:
         raise InvalidPriceError(f"The price version {row.price_version_id} has no prices.")
-    return Segment(version, Fraction(row.held_us, row.of_us))
+    return Segment(version, Fraction(row.held_us, row.of_us), row.starts_at)
 
 
 def _sealed_uses(
@@ -304,8 +304,8 @@ def _counted_uses(
     month: MonthRow, counters: Iterable[CounterRow], prices: Mapping[tuple[str, str], tuple[Segment, ...]]
 ) -> list[MonthUse]:
     """The usage so far; late usage is told apart when the month is sealed."""
-    uses = tuple(Use(0, counter.meter, counter.calls, counter.units) for counter in counters)
-    segments = prices[month.tenant_id, month.period][:1]
+    uses = tuple(Use(one.segment, one.meter, one.calls, one.units) for one in counters)
+    segments = prices[month.tenant_id, month.period]
     return [MonthUse(usage_period=month.period, segments=segments, uses=uses)]
 
 

@@ -27,7 +27,7 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import credit_notes, invoice_runs, people, review
+from gateway.routes.admin import credit_notes, invoice_runs, people, prices, review
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -62,6 +62,11 @@ _ROUTES = [
     people.get_me,
     *review.ROUTES,
     *credit_notes.ROUTES,
+    prices.get_prices,
+    prices.create_prices,
+    prices.preview_prices,
+    prices.replay_prices,
+    prices.put_plan,
     health.get_health,
     health.get_readiness,
     reference.get_document,

@@ -54,6 +54,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "text_too_long": (400, _REQUEST),
     "nothing_to_speak": (400, _REQUEST),
     "invalid_price": (400, _REQUEST),
+    "money_cap_not_kept": (409, _REQUEST),
     "invoice_state": (409, _REQUEST),
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),

@@ -48,15 +48,22 @@ async def view_one_moment(connection: Connection) -> None:
 async def read_counted(
     connection: Connection, tenant_id: str, period: str, recorded_by: datetime
 ) -> list[CounterRow]:
-    """What a month's usage rows came to at a moment, by meter."""
+    """What a month's usage rows came to at a moment, by segment and meter. What came late counts in the
+    segment in which it came, as counters have it.
+    """
     async with connection.cursor(row_factory=class_row(CounterRow)) as cursor:
         await cursor.execute(
             """
-            SELECT %(tenant_id)s AS tenant_id, meter, sum(calls)::bigint AS calls, sum(units)::bigint AS units
+            SELECT %(tenant_id)s AS tenant_id,
+                   CASE WHEN usage_period = %(period)s THEN segment ELSE (
+                       SELECT count(*) FROM billing.period_segment past
+                       WHERE past.tenant_id = %(tenant_id)s AND past.period = %(period)s
+                         AND past.ends_at <= recorded_at) END AS segment,
+                   meter, sum(calls)::bigint AS calls, sum(units)::bigint AS units
             FROM billing.month_rows(%(tenant_id)s, %(period)s)
             WHERE recorded_at <= %(recorded_by)s
-            GROUP BY meter HAVING sum(calls) <> 0 OR sum(units) <> 0
-            ORDER BY meter
+            GROUP BY 1, 2, 3 HAVING sum(calls) <> 0 OR sum(units) <> 0
+            ORDER BY 2, 3
             """,
             {"tenant_id": tenant_id, "period": period, "recorded_by": recorded_by},
         )

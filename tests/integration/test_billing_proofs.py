@@ -163,7 +163,7 @@ COPY = (
         ),
         ("UPDATE billing.meter_price SET free_units = 1 WHERE meter = 'intent.calls'", ["line 2", "tiers"]),
         ("DELETE FROM billing.meter_price WHERE meter = 'intent.calls'", ["has no price of intent.calls"]),
-        ("DELETE FROM billing.price_tier", ["standard-usd-1 has no prices"]),
+        ("DELETE FROM billing.price_tier", ["The price version standard-usd-1 has no prices"]),
         ("UPDATE billing.price_version SET discount_ppm = 0", ["discount", "computed nothing"]),
         ("UPDATE billing.price_version SET minimum_nanos = 99000000000", ["no line, minimum"]),
         ("UPDATE billing.period SET credit_nanos = 1000000000 WHERE period = '2025-11'", ["no line, credit"]),
