@@ -37,7 +37,7 @@ from infra.errors import InvalidValueError
 MAX_PAGE: Final = 200
 MAX_COMMENT_LENGTH: Final = 2000
 MAX_COMMENTS: Final = 500
-_INVOICES_AT_ONCE: Final = 500
+_INVOICES_AT_ONCE: Final = 250
 _TIMEOUT_S: Final = 30.0
 _FIRST: Final = (-(2**63), "")  # before every place in the queue
 

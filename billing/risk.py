@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from billing.anomaly import FLOOR_UNITS, median
+from billing.anomaly import FLOOR_UNITS
 from billing.money import Currency, currency, format_minor, round_half_away
 
 MONTHS_BEFORE: Final = 3
@@ -110,6 +110,38 @@ class Deed(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class Change:
+    """From the median of what was before to what is now; all in integers, as there are many to look at.
+
+    Attributes:
+        percent: of what is usual, rounded down, never negative; from nothing to something it is a doubling.
+    """
+
+    def __init__(self, now: int, before: Sequence[int]) -> None:
+        ordered, middle = sorted(before), len(before) // 2
+        self.now = now
+        self._twice_usual = ordered[middle] + ordered[~middle]
+        self._twice_change = 2 * now - self._twice_usual
+        self.is_up = self._twice_change > 0
+        size, of = abs(self._twice_change), abs(self._twice_usual)
+        self.percent = size * 100 // of if of else 100 * (size > 0)
+
+    def is_less_than(self, size: int) -> bool:
+        """Whether it is a smaller step than this, up or down."""
+        return abs(self._twice_change) < 2 * size
+
+    @property
+    def usual(self) -> int:
+        """The median, rounded."""
+        return round_half_away(Fraction(self._twice_usual, 2))
+
+    @property
+    def in_words(self) -> str:
+        """Such as `50 % above`."""
+        side = "above" if self.is_up else "below"
+        return f"{self.percent} % {side}" if self._twice_usual else side
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is looked at.
 
@@ -150,9 +182,9 @@ def reasons(facts: Facts) -> list[Reason]:
     return sorted(found, key=lambda reason: (-reason.weight, reason.code, reason.text))
 
 
-def change_weight(percent: Fraction) -> int:
-    """What a change by so many percent weighs, up or down; 0 for one that is none to speak of."""
-    return next((weight for least, weight in _CHANGE_WEIGHTS if abs(percent) >= least), 0)
+def change_weight(percent: int) -> int:
+    """What a change by so many whole percent weighs; 0 for one that is none to speak of."""
+    return next((weight for least, weight in _CHANGE_WEIGHTS if percent >= least), 0)
 
 
 def _reconciliation(facts: Facts, unit: Currency) -> Iterator[Reason]:
@@ -172,16 +204,14 @@ def _reconciliation(facts: Facts, unit: Currency) -> Iterator[Reason]:
 def _changed_total(facts: Facts, unit: Currency) -> Iterator[Reason]:
     if not facts.before:
         return
-    usual = median([month.subtotal_minor for month in facts.before])
-    change = facts.now.subtotal_minor - usual
-    weight = change_weight(_percent(change, usual))
-    if abs(change) < unit.smallest_due_minor or not weight:
+    change = Change(facts.now.subtotal_minor, [month.subtotal_minor for month in facts.before])
+    if change.is_less_than(unit.smallest_due_minor) or not change_weight(change.percent):
         return
-    now, was = format_minor(facts.now.subtotal_minor, unit), format_minor(round_half_away(usual), unit)
+    now, was = format_minor(change.now, unit), format_minor(change.usual, unit)
     yield Reason(
-        "total_up" if change > 0 else "total_down",
-        weight,
-        f"{now} before tax, {_in_words(change, usual)} the {was} of {_months(facts)}.",
+        "total_up" if change.is_up else "total_down",
+        change_weight(change.percent),
+        f"{now} before tax, {change.in_words} the {was} of {_months(facts)}.",
     )
 
 
@@ -190,16 +220,13 @@ def _changed_meters(facts: Facts) -> Iterator[Reason]:
         return
     names = facts.now.meters.keys() | {name for month in facts.before for name in month.meters}
     for meter in sorted(names):
-        units = _units(facts.now, meter)
-        usual = median([_units(month, meter) for month in facts.before])
-        change = units - usual
-        percent = _percent(change, usual)
-        if abs(percent) < _METER_CHANGE_PERCENT or abs(change) < FLOOR_UNITS.get(meter, 1):
+        change = Change(_units(facts.now, meter), [_units(month, meter) for month in facts.before])
+        if change.percent < _METER_CHANGE_PERCENT or change.is_less_than(FLOOR_UNITS.get(meter, 1)):
             continue
         yield Reason(
-            "meter_up" if change > 0 else "meter_down",
-            change_weight(percent) // 2,
-            f"{units} {meter}, {_in_words(change, usual)} the {round_half_away(usual)} of {_months(facts)}.",
+            "meter_up" if change.is_up else "meter_down",
+            change_weight(change.percent) // 2,
+            f"{change.now} {meter}, {change.in_words} the {change.usual} of {_months(facts)}.",
         )
 
 
@@ -275,18 +302,6 @@ def _large_amount(facts: Facts, unit: Currency) -> Iterator[Reason]:
         weight = 40 if facts.due_minor >= 10 * large_minor else 25
         due, large = format_minor(facts.due_minor, unit), format_minor(large_minor, unit)
         yield Reason("large_amount", weight, f"{due} is due; from {large} on it is a large amount.")
-
-
-def _percent(change: Fraction, usual: Fraction) -> Fraction:
-    """The change in percent of what is usual; from nothing to something it is taken for a doubling."""
-    if usual == 0:
-        return Fraction(100 if change > 0 else -100 if change < 0 else 0)
-    return change * 100 / abs(usual)
-
-
-def _in_words(change: Fraction, usual: Fraction) -> str:
-    side = "above" if change > 0 else "below"
-    return f"{round_half_away(abs(_percent(change, usual)))} % {side}" if usual else side
 
 
 def _months(facts: Facts) -> str:
