@@ -1,5 +1,6 @@
 """`create_app`: all the wiring and the lifespan, nothing else."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,8 +17,18 @@ from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
-from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
-from gateway.routes.admin import people, prices
+from gateway.routes import (
+    account,
+    health,
+    intents,
+    invoices,
+    reference,
+    speech,
+    transcriptions,
+    translations,
+)
+from gateway.routes.admin import credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -38,7 +49,19 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
+    invoices.get_invoices,
+    invoices.get_invoice,
+    invoices.get_line_calls,
+    admin_invoices.get_invoices,
+    admin_invoices.get_invoice,
+    admin_invoices.get_line_calls,
+    admin_invoices.get_calls_csv,
+    admin_invoices.get_proof,
+    invoice_runs.request_invoice_run,
+    invoice_runs.get_invoice_run,
     people.get_me,
+    *review.ROUTES,
+    *credit_notes.ROUTES,
     prices.get_prices,
     prices.create_prices,
     prices.preview_prices,
@@ -136,6 +159,7 @@ async def _open_services(
             metered=metered,
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
+            proving=asyncio.Semaphore(1),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

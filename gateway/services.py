@@ -1,5 +1,7 @@
 """What a worker process holds, handed to every route by the application's state."""
 
+import asyncio
+
 import msgspec
 from litestar.connection import ASGIConnection
 
@@ -17,7 +19,11 @@ from tenants.last_used import LastUsed
 
 
 class Services(msgspec.Struct, frozen=True):
-    """The parts of one worker, made by `gateway.app` and by nobody else."""
+    """The parts of one worker, made by `gateway.app` and by nobody else.
+
+    Attributes:
+        proving: held while an invoice is verified, which may take a connection for seconds.
+    """
 
     settings: Settings
     pool: Pool
@@ -30,6 +36,7 @@ class Services(msgspec.Struct, frozen=True):
     metered: Metered
     telemetry: Telemetry
     staff_door: StaffDoor
+    proving: asyncio.Semaphore
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from psycopg import sql
 from psycopg.rows import class_row
 
 from infra.database import Connection
@@ -33,8 +34,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     language: str
     tax_name: str
     tax_ppm: int
-    carried_from: str | None
-    carried_in_minor: int
+    carried: Any
     invoice_id: str | None
     revision: int
     status: str | None
@@ -68,55 +68,74 @@ class MonthPrice(msgspec.Struct, frozen=True):
     of_us: int
 
 
+# Also those whose invoice was made before, whatever became of their usage.
+_BILLABLE = sql.SQL(
+    """
+    billing.period
+    JOIN billing.price_version version USING (price_version_id)
+    WHERE period.period = %(period)s AND period.starts_at <= now()
+      AND (version.minimum_nanos > 0
+          OR EXISTS (
+              SELECT FROM billing.period_segment past
+              WHERE past.tenant_id = period.tenant_id AND past.period = period.period)
+          OR EXISTS (
+              SELECT FROM billing.period_counter counter
+              WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
+                AND (counter.calls <> 0 OR counter.units <> 0))
+          OR EXISTS (
+              SELECT FROM billing.seal
+              WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
+          OR EXISTS (
+              SELECT FROM billing.invoice
+              WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
+    """
+)
+_COUNT = sql.SQL("SELECT count(*) FROM {billable}").format(billable=_BILLABLE)
+_LOCK_PAGE = sql.SQL(
+    """
+    SELECT period.tenant_id FROM {billable} AND period.tenant_id > %(after)s
+    ORDER BY period.tenant_id LIMIT %(limit)s
+    FOR NO KEY UPDATE OF period
+    """
+).format(billable=_BILLABLE)
+
+
+async def count_billable_months(connection: Connection, period: str) -> int:
+    """How many tenants have something to bill in a month that has begun on their clock."""
+    cursor = await connection.execute(_COUNT, {"period": period})
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def lock_billable_months(connection: Connection, period: str, after: str, limit: int) -> list[str]:
     """The next tenants with something to bill in a month, their months locked against other runs.
 
     Charges lock accounts, not periods, and go on.
     """
-    cursor = await connection.execute(
-        """
-        SELECT period.tenant_id
-        FROM billing.period
-        JOIN billing.price_version version USING (price_version_id)
-        WHERE period.period = %(period)s AND period.tenant_id > %(after)s
-          AND (version.minimum_nanos > 0
-              OR EXISTS (
-                  SELECT FROM billing.period_segment past
-                  WHERE past.tenant_id = period.tenant_id AND past.period = period.period)
-              OR EXISTS (
-                  SELECT FROM billing.period_counter counter
-                  WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
-                    AND (counter.calls <> 0 OR counter.units <> 0))
-              OR EXISTS (
-                  SELECT FROM billing.seal
-                  WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
-              OR EXISTS (
-                  SELECT FROM billing.invoice
-                  WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
-        ORDER BY period.tenant_id LIMIT %(limit)s
-        FOR NO KEY UPDATE OF period
-        """,
-        {"period": period, "after": after, "limit": limit},
-    )
+    cursor = await connection.execute(_LOCK_PAGE, {"period": period, "after": after, "limit": limit})
     return [str(tenant_id) for (tenant_id,) in await cursor.fetchall()]
 
 
 async def read_months(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[MonthRow]:
-    """These tenants' months. What is carried in comes from the latest issued invoice of a month before that
-    no other invoice took over.
+    """These tenants' months. What is carried in comes from all issued invoices of months before that left
+    something, and from all credit notes, that no other invoice took over; an issued invoice keeps what it
+    has.
     """
     async with connection.cursor(row_factory=class_row(MonthRow)) as cursor:
         await cursor.execute(
             """
             SELECT month.tenant_id, month.period, month.starts_at, month.ends_at, month.time_zone,
-                   coalesce(month.closed_at, now()) AS cutoff_at, month.sealed_at IS NOT NULL AS is_sealed,
+                   coalesce(month.closed_at, statement_timestamp()) AS cutoff_at,
+                   month.sealed_at IS NOT NULL AS is_sealed,
                    month.price_version_id, month.credit_nanos, account.currency, profile.issuer_id,
                    jsonb_build_object('name', issuer.name, 'address', issuer.address, 'tax_id', issuer.tax_id,
                                       'email', issuer.email) AS issuer,
                    jsonb_build_object('name', profile.name, 'address', profile.address,
                                       'tax_id', profile.tax_id, 'email', profile.email) AS bill_to,
                    profile.language, profile.tax_name, profile.tax_ppm,
-                   carry.invoice_id AS carried_from, coalesce(carry.carried_out_minor, 0) AS carried_in_minor,
+                   CASE WHEN latest.number IS NOT NULL AND latest.status <> 'void' THEN latest.carried
+                        ELSE coalesce(free.carried, '[]') END AS carried,
                    latest.invoice_id, coalesce(latest.revision, 0) AS revision, latest.status,
                    latest.replaces, coalesce(latest.to_be_reissued, false) AS to_be_reissued,
                    coalesce(latest.prepared_by, '{}') AS prepared_by, latest.content_sha256
@@ -130,14 +149,26 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
                 ORDER BY invoice.revision DESC LIMIT 1
             ) AS latest ON true
             LEFT JOIN LATERAL (
-                SELECT * FROM billing.invoice earlier
-                WHERE earlier.tenant_id = month.tenant_id AND earlier.period < month.period
-                  AND earlier.number IS NOT NULL AND earlier.status <> 'void'
-                ORDER BY earlier.period DESC LIMIT 1
-            ) AS carry ON carry.carried_out_minor <> 0 AND NOT EXISTS (
-                SELECT FROM billing.invoice taker
-                WHERE taker.carried_from = carry.invoice_id AND taker.status <> 'void'
-                  AND taker.period <> month.period)
+                SELECT jsonb_agg(to_jsonb(offer) - 'issued_at' ORDER BY offer.issued_at, offer.id) AS carried
+                FROM (
+                    SELECT 'invoice' AS source, earlier.invoice_id AS id, earlier.number,
+                           earlier.carried_out_minor AS amount_minor, earlier.issued_at
+                    FROM billing.invoice earlier
+                    WHERE earlier.tenant_id = month.tenant_id AND earlier.period < month.period
+                      AND earlier.number IS NOT NULL AND earlier.status <> 'void'
+                      AND earlier.carried_out_minor <> 0
+                    UNION ALL
+                    SELECT 'credit_note', note.credit_note_id, note.number, -note.carries_minor,
+                           note.issued_at
+                    FROM billing.credit_note note
+                    WHERE note.tenant_id = month.tenant_id AND note.carries_minor > 0
+                ) AS offer
+                WHERE NOT EXISTS (
+                    SELECT FROM billing.invoice taker
+                    WHERE taker.tenant_id = month.tenant_id AND taker.status <> 'void'
+                      AND taker.period <> month.period
+                      AND taker.carried @> jsonb_build_array(jsonb_build_object('id', offer.id)))
+            ) AS free ON true
             WHERE month.period = %(period)s AND month.tenant_id = ANY(%(tenant_ids)s)
             ORDER BY month.tenant_id
             """,

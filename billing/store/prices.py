@@ -200,7 +200,7 @@ async def read_price_versions(
         FROM billing.price_version version
         LEFT JOIN billing.meter_price price USING (price_version_id)
         LEFT JOIN billing.price_tier tier USING (price_version_id, meter)
-        WHERE price_version_id = ANY(%(price_version_ids)s)
+        WHERE (tier.tier IS NOT NULL OR price.meter IS NULL) AND price_version_id = ANY(%(price_version_ids)s)
         GROUP BY price_version_id, price.price_version_id, price.meter
         ORDER BY price_version_id, price.meter
         """,

@@ -130,6 +130,7 @@ def build(database_url: str) -> Litestar:
             metered,
             telemetry,
             StaffDoor(pool, workers=1),
+            asyncio.Semaphore(1),
         )
         yield
         await ledger.close()
