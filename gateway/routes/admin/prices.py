@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import Response, get, post, put
-from litestar.params import FromPath, Parameter
+from litestar.params import FromPath, FromQuery, Parameter
 
 from billing.price_files import MAX_FILE_BYTES, DraftPrice, PriceFileError, decode, draft_prices
 from billing.price_previews import preview
@@ -99,10 +99,10 @@ CHANGE_PLAN = Endpoint(
 @get("/v1/admin/prices", before_request=admit_staff("finance"), opt={"endpoint": LIST_PRICES})
 async def get_prices(
     request: AnyRequest,
-    plan: str | None = None,
-    currency: str | None = None,
-    tenant: str | None = None,
-    after: str | None = None,
+    plan: FromQuery[str | None] = None,
+    currency: FromQuery[str | None] = None,
+    tenant: FromQuery[str | None] = None,
+    after: FromQuery[str | None] = None,
     limit: PageSize = MAX_PAGE,
 ) -> PriceVersionListBody:
     """List price versions, the newest first."""
@@ -118,7 +118,7 @@ async def get_prices(
     request_max_body_size=MAX_FILE_BYTES,
     opt={"endpoint": CREATE_PRICES},
 )
-async def create_prices(request: AnyRequest, dry_run: bool = False) -> PriceEffectListBody:
+async def create_prices(request: AnyRequest, dry_run: FromQuery[bool] = False) -> PriceEffectListBody:
     """Create price versions.
 
     The body is a price file. It is checked wholly, and taken wholly or not at all; what is there already
@@ -162,8 +162,8 @@ async def preview_prices(request: AnyRequest) -> PricePreviewListBody:
 async def replay_prices(
     request: AnyRequest,
     period: Period,
-    format: str = "json",
-    after: str = "",
+    format: FromQuery[str] = "json",
+    after: FromQuery[str] = "",
     limit: Tenants = MAX_TENANTS,
 ) -> WhatIfBody | Response[str]:
     """Replay a past month at other prices.
@@ -176,7 +176,7 @@ async def replay_prices(
     drafts = draft_prices(decode(bytes(await read_json(request, _RAW)), True))
     found = await what_if(services_of(request).pool, drafts, period, after=after, limit=limit)
     if format == "csv":
-        return Response(as_csv(found), media_type="text/csv; charset=utf-8")
+        return Response(as_csv(found), media_type="text/csv")
     return msgspec.convert(found, WhatIfBody, from_attributes=True)
 
 
