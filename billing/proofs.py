@@ -28,7 +28,7 @@ from billing.invoices import (
     list_invoices,
     read_invoice,
 )
-from billing.issuing import chain_sha256, invoice_number
+from billing.issuing import chain_sha256, document_number
 from billing.prices import InvalidPriceError
 from billing.store import drafts as drafts_store
 from billing.store import proofs as store
@@ -198,9 +198,6 @@ async def _material(connection: Connection, invoice: Invoice, seals: Sequence[Se
         InvalidPriceError: a price version does not price what was used, or not so that it can be charged.
     """
     (month,) = await drafts_store.read_months(connection, invoice.period, [invoice.tenant_id])
-    carried_in = 0
-    if invoice.carried_from is not None:
-        carried_in = (await read_invoice(connection, invoice.carried_from)).carried_out_minor
     cutoff_at = month.cutoff_at
     if not invoice.period_complete:
         cutoff_at = invoice.lines[0].cutoff_at if invoice.lines else invoice.drafted_at
@@ -214,8 +211,7 @@ async def _material(connection: Connection, invoice: Invoice, seals: Sequence[Se
         language=invoice.language,
         tax_name=invoice.tax_name,
         tax_ppm=invoice.tax_ppm,
-        carried_from=invoice.carried_from,
-        carried_in_minor=carried_in,
+        carried=await store.read_sources(connection, invoice.invoice_id),
     )
     counters = (
         []
@@ -232,20 +228,11 @@ async def _material(connection: Connection, invoice: Invoice, seals: Sequence[Se
 
 
 async def _carried(connection: Connection, invoice: Invoice) -> list[Difference]:
-    """What is carried in is left by an issued invoice of the tenant, and to this one alone."""
-    if invoice.carried_from is None:
-        return []
-    found: list[Difference] = []
-    earlier = await read_invoice(connection, invoice.carried_from)
-    place = (earlier.tenant_id, earlier.currency)
-    is_before = earlier.period < invoice.period and earlier.number is not None
-    if place != (invoice.tenant_id, invoice.currency) or not is_before:
-        said = f"{earlier.invoice_id} of {earlier.tenant_id}, {earlier.period}, {earlier.status}"
-        wanted = "an issued invoice of the tenant, of a month before"
-        found.append(Difference(None, "invoice", "carried_from", said, wanted))
-    others = await store.read_other_takers(connection, invoice.invoice_id)
-    found += [Difference(None, "invoice", "carried_from", f"in {other} too", "once") for other in others]
-    return found
+    """What is carried in, is carried into this one alone."""
+    return [
+        Difference(None, "invoice", "carried", f"{source_id}, in {other} too", f"{source_id}, once")
+        for source_id, other in await store.read_other_takers(connection, invoice.invoice_id)
+    ]
 
 
 async def _hashes(connection: Connection, invoice: Invoice) -> list[Difference]:
@@ -259,7 +246,7 @@ async def _hashes(connection: Connection, invoice: Invoice) -> list[Difference]:
         return found
     before = _FIRST_LINK if link.number_in_issuer == 1 else link.before_sha256 or b""
     made = chain_sha256(before, invoice.number or "", digest).hex()
-    number = invoice_number(link.number_prefix, link.number_in_issuer)
+    number = document_number(link.number_prefix, link.number_in_issuer)
     return [
         *found,
         *differing(None, "chain", "number", invoice.number, number),

@@ -58,6 +58,8 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),
     "invoice_run_failed": (409, _REQUEST),
+    "credit_note_state": (409, _REQUEST),
+    "over_credited": (409, _REQUEST),
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "unknown_intent_set": (404, "not_found_error"),

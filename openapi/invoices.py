@@ -60,8 +60,20 @@ class InvoiceLineBody(Struct, frozen=True):
     amount: str
 
 
+class CarriedBody(Struct, frozen=True):
+    """What an invoice takes over from one before or from a credit note; below zero where it is owed."""
+
+    source: Literal["invoice", "credit_note"]
+    id: str
+    number: str
+    amount_minor: int
+
+
 class InvoiceBody(Struct, frozen=True, kw_only=True):
-    """A tenant's month `[starts_at, ends_at)` of its own clock: `due = total + carried_in - carried_out`."""
+    """A tenant's month `[starts_at, ends_at)` of its own clock: `due = total + carried_in - carried_out`.
+
+    `credited_minor` is what credit notes took off what was due, `open_minor` what is still to be paid.
+    """
 
     invoice_id: str
     tenant_id: str
@@ -88,10 +100,13 @@ class InvoiceBody(Struct, frozen=True, kw_only=True):
     total_minor: int
     total: str
     carried_in_minor: int
-    carried_from: str | None
+    carried: tuple[CarriedBody, ...]
     carried_out_minor: int
     due_minor: int
     due: str
+    credited_minor: int
+    open_minor: int
+    open: str
     content_sha256: str
     chain_sha256: str | None
     object: Literal["invoice"] = "invoice"

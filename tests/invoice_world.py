@@ -13,6 +13,8 @@ from tests.billing_world import charge, open_ledger
 
 OCTOBER = datetime(2025, 10, 10, 4, tzinfo=UTC)
 NOVEMBER = datetime(2025, 11, 10, 4, tzinfo=UTC)
+AFTER_OCTOBER = datetime(2025, 11, 1, 12, tzinfo=UTC)
+AFTER_NOVEMBER = datetime(2025, 12, 1, 12, tzinfo=UTC)
 MAKER, CHECKER = "staff:stf_maker", "staff:stf_checker"
 
 
