@@ -10,13 +10,24 @@ from litestar import Litestar
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
-from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
+from gateway.routes import (
+    account,
+    documents,
+    health,
+    intents,
+    reference,
+    speech,
+    transcriptions,
+    translations,
+)
+from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -38,6 +49,9 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
+    documents.get_invoice_pdf,
+    admin_documents.get_any_invoice_pdf,
+    admin_documents.get_invoice_lines_csv,
     people.get_me,
     health.get_health,
     health.get_readiness,
@@ -131,6 +145,7 @@ async def _open_services(
             metered=metered,
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
+            typesetter=Typesetter(),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

@@ -7,6 +7,7 @@ from billing.drafts import run_drafts
 from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
 from billing.money import currency, format_minor, format_percent
 from gateway.commands.acting import acting
+from gateway.commands.documents import invoice_lines_command, invoice_pdf_command
 from gateway.commands.money import PERIOD_HELP
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
@@ -48,6 +49,10 @@ def invoice_show(invoice_id: str, json: bool) -> None:
         echo_json(found)
     else:
         click.echo(describe_invoice(found))
+
+
+for document_command in (invoice_pdf_command, invoice_lines_command):
+    invoice.add_command(document_command)
 
 
 def describe_invoice(shown: Invoice) -> str:

@@ -26,6 +26,7 @@ import uvloop
 from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from gateway.app import add_headers
@@ -130,6 +131,7 @@ def build(database_url: str) -> Litestar:
             metered,
             telemetry,
             StaffDoor(pool, workers=1),
+            Typesetter(),
         )
         yield
         await ledger.close()
