@@ -8,7 +8,7 @@ from litestar import Response
 from billing.documents.downloads import Download
 
 PDF = "application/pdf"
-CSV = "text/csv; charset=utf-8"
+CSV = "text/csv"
 
 
 def download(file: Download, media_type: str) -> Response[bytes]:

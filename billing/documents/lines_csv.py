@@ -6,6 +6,7 @@ come out as other characters. An exact amount has two columns, since spreadsheet
 
 import csv
 import io
+import re
 from fractions import Fraction
 from typing import Final
 
@@ -38,6 +39,7 @@ COLUMNS: Final = (
     "currency",
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_NUMBER: Final = re.compile(r"-[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 def lines_csv(invoice: Invoice) -> bytes:
@@ -51,8 +53,8 @@ def lines_csv(invoice: Invoice) -> bytes:
 
 
 def safe_cell(value: str | int | None) -> str | int | None:
-    """A text that a spreadsheet would take for a formula, with an apostrophe before it."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; a number is none."""
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
 

@@ -21,8 +21,8 @@ MISSING: Final = "〓"
 _TEMPLATE: Final = Path(__file__).with_name("document.typ")
 _STANDARD: Final = "a-2u"
 _FONTS: Final = '"Noto Sans TC", "Libertinus Serif", "DejaVu Sans Mono"'
-_PROBE: Final = f"#set text(font: ({_FONTS}))\n#sys.inputs.text".encode()
-_PROBE_TEXT: Final = "text"
+_PROBE: Final = f"#set text(font: ({_FONTS}))\n#sys.inputs.data".encode()
+_NO_GLYPH: Final = "could not be displayed"
 
 
 class Setter:
@@ -30,18 +30,17 @@ class Setter:
 
     def __init__(self) -> None:
         fonts = typst.Fonts(include_system_fonts=False, font_paths=[str(sans_path().parent)])
-        self._document = typst.Compiler(_TEMPLATE, root=_TEMPLATE.parent, font_paths=fonts)
-        self._probe = typst.Compiler(_PROBE, root=_TEMPLATE.parent, font_paths=fonts)
+        self._typst = typst.Compiler(root=_TEMPLATE.parent, font_paths=fonts)
+        self._template = _TEMPLATE.read_bytes()
 
     def set(self, paper_json: str, created_unix_s: int) -> bytes:
         """The PDF of a document; the same bytes for the same arguments."""
         try:
-            return _compile(self._document, {"paper": paper_json}, created_unix_s)
-        except typst.TypstError:
-            readable = self.readable(paper_json)
-            if readable == paper_json:
+            return self._compile(self._template, paper_json, created_unix_s)
+        except typst.TypstError as error:
+            if _NO_GLYPH not in error.message:
                 raise
-            return _compile(self._document, {"paper": readable}, created_unix_s)
+            return self._compile(self._template, self.readable(paper_json), created_unix_s)
 
     def readable(self, text: str) -> str:
         """The text, each character that no font has replaced by one: its traditional form, or a mark."""
@@ -67,10 +66,23 @@ class Setter:
 
     def _has(self, characters: Iterable[str]) -> bool:
         try:
-            _compile(self._probe, {_PROBE_TEXT: " ".join(characters)}, 0)
-        except typst.TypstError:
+            self._compile(_PROBE, " ".join(characters), 0)
+        except typst.TypstError as error:
+            if _NO_GLYPH not in error.message:
+                raise
             return False
         return True
+
+    def _compile(self, template: bytes, data: str, created_unix_s: int) -> bytes:
+        made = self._typst.compile(
+            template,
+            format="pdf",
+            sys_inputs={"data": data},
+            pdf_standards=_STANDARD,
+            timestamp=created_unix_s,
+        )
+        assert isinstance(made, bytes)
+        return made
 
 
 def _traditional(characters: Iterable[str]) -> list[str]:
@@ -78,14 +90,6 @@ def _traditional(characters: Iterable[str]) -> list[str]:
 
     convert = cast("Callable[[str], str]", OpenCC("s2t").convert)
     return convert("\n".join(characters)).split("\n")
-
-
-def _compile(compiler: typst.Compiler, inputs: dict[str, str], created_unix_s: int) -> bytes:
-    made = compiler.compile(
-        format="pdf", sys_inputs=inputs, pdf_standards=_STANDARD, timestamp=created_unix_s
-    )
-    assert isinstance(made, bytes)
-    return made
 
 
 def main() -> None:
