@@ -192,7 +192,7 @@ _CHINESE: Final = {
     "per_millisecond": "毫秒",
     "free": "免費",
     "up_to": "{last}以內",
-    "between": "{first} 至 {last}",
+    "between": "{first}–{last}",
     "from": "{first}起",
     "over": "超過 {begin}",
     "graduated": "各用量依其所在級距計價；級距以整月用量累計。",

@@ -1,6 +1,6 @@
 """Documents of invoices that were really issued: who may have one, what it is called, what it shows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -77,7 +77,7 @@ async def test_days_are_of_the_invoices_own_month_and_late_usage_is_not_among_th
     database_url: str, pool: Pool
 ) -> None:
     tenant_id, _ = await issued_october(database_url, pool)
-    await use(database_url, tenant_id, [(TTS_CHARACTERS, 2_000_000)])
+    await use(database_url, tenant_id, [(TTS_CHARACTERS, 2_000_000)], OCTOBER + timedelta(days=5))
     await use(database_url, tenant_id, [(TTS_CHARACTERS, 500_000)], NOVEMBER)
     await close(pool, AFTER_NOVEMBER)
     (november,) = await issue_all(pool, "2025-11")
