@@ -126,6 +126,13 @@ def test_a_statement_equals_the_oracle(
     assert made.due_minor + made.carried_out_minor == owed
 
 
+@given(CODES, st.integers(-2, 2))
+def test_what_is_due_is_at_least_what_is_worth_collecting(code: str, step: int) -> None:
+    owed = oracle.SMALLEST_DUE[code] + step
+    made = statement([], MARCH, currency(code), carried_in_minor=owed)
+    assert (made.due_minor, made.carried_out_minor) == ((owed, 0) if step >= 0 else (0, owed))
+
+
 @given(ANY_MONTHS, CODES, st.data())
 def test_a_lines_exact_amount_and_tiers_are_what_it_was_rounded_from(
     segments: tuple[Segment, ...], code: str, data: st.DataObject
