@@ -27,8 +27,8 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
+from gateway.routes.admin import credit_notes, people, review
 from gateway.routes.admin import documents as admin_documents
-from gateway.routes.admin import people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -50,9 +50,10 @@ _ROUTES = [
     account.get_usage,
     account.get_call,
     documents.get_invoice_pdf,
-    admin_documents.get_any_invoice_pdf,
-    admin_documents.get_invoice_lines_csv,
     people.get_me,
+    *review.ROUTES,
+    *credit_notes.ROUTES,
+    *admin_documents.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,

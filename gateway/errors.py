@@ -57,6 +57,8 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invoice_state": (409, _REQUEST),
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),
+    "credit_note_state": (409, _REQUEST),
+    "over_credited": (409, _REQUEST),
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "unknown_intent_set": (404, "not_found_error"),

@@ -101,13 +101,16 @@ def facts(months: Sequence[MonthUse], code: str = "USD", status: str = "issued",
         "lines": lines,
         "tax_name": "VAT",
         "tax_ppm": 50_000,
-        "carried_from": None,
+        "carried": (),
         **totals,
     }
     way: dict[str, Any] = {
         "status": status,
         "total": "",
         "due": "",
+        "credited_minor": 0,
+        "open_minor": 0,
+        "open": "",
         "content_sha256": "0a" * 32,
         "drafted_at": ISSUED_AT - timedelta(days=2),
         "prepared_by": ("worker",),
@@ -134,7 +137,6 @@ def facts(months: Sequence[MonthUse], code: str = "USD", status: str = "issued",
             for one in months
         },
         replaced_number="AG-000041",
-        carried_number="AG-000030",
     )
 
 

@@ -42,14 +42,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         days: the month's usage by day and meter; empty days are left out.
         parts: by month, the price versions that held in it, one after the other.
         replaced_number: of the invoice that this one replaces.
-        carried_number: of the invoice that left something to this one.
     """
 
     invoice: Invoice
     days: tuple[DayRow, ...] = ()
     parts: Mapping[str, tuple[MonthPart, ...]]
     replaced_number: str | None = None
-    carried_number: str | None = None
 
 
 async def read_facts(pool: Pool, invoice_id: str, tenant_id: str | None = None) -> Facts:
@@ -65,14 +63,11 @@ async def read_facts(pool: Pool, invoice_id: str, tenant_id: str | None = None) 
         await connection.execute(_READ_ONE_MOMENT)
         invoice = await read_invoice(connection, invoice_id)
         check_may_read(invoice, tenant_id)
-        others = [one for one in (invoice.replaces, invoice.carried_from) if one]
-        numbers = await store.read_numbers(connection, invoice.tenant_id, others)
         return Facts(
             invoice=invoice,
             days=tuple(await usage_store.read_days(connection, invoice.tenant_id, invoice.period)),
             parts=await _read_parts(connection, invoice),
-            replaced_number=numbers.get(invoice.replaces or ""),
-            carried_number=numbers.get(invoice.carried_from or ""),
+            replaced_number=await store.read_number(connection, invoice.tenant_id, invoice.replaces),
         )
 
 

@@ -37,7 +37,7 @@ def invoice_paper(facts: Facts, language: str | None = None) -> Paper:
         headings=(say("item"), say("units"), say("price"), say("exact"), say("amount")),
         sections=_sections(facts, unit, say),
         nothing="" if invoice.lines else say("nothing"),
-        totals=_totals(facts, unit, say),
+        totals=_totals(invoice, unit, say),
         due_note=_due_note(invoice, say),
         notes=_notes(invoice, unit, say),
         charts_title=say("by_day"),
@@ -104,17 +104,17 @@ def _sections(facts: Facts, unit: Currency, say: Texts) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def _totals(facts: Facts, unit: Currency, say: Texts) -> tuple[Total, ...]:
-    invoice = facts.invoice
+def _totals(invoice: Invoice, unit: Currency, say: Texts) -> tuple[Total, ...]:
     rows: list[Total] = []
     if invoice.tax_ppm or invoice.tax_name:
         rate = say("tax_rate", name=invoice.tax_name or say("tax"), percent=format_percent(invoice.tax_ppm))
         rows.append(Total(say("subtotal"), amounts.money(invoice.subtotal_minor, unit)))
         rows.append(Total(rate, amounts.money(invoice.tax_minor, unit)))
     rows.append(Total(say("total"), amounts.money(invoice.total_minor, unit), "strong"))
-    if invoice.carried_in_minor:
-        number = facts.carried_number or invoice.carried_from or ""
-        rows.append(Total(say("carried_in", number=number), amounts.money(invoice.carried_in_minor, unit)))
+    rows += [
+        Total(say(f"carried_{one.source}", number=one.number), amounts.money(one.amount_minor, unit))
+        for one in invoice.carried
+    ]
     if invoice.carried_out_minor:
         rows.append(Total(say("carried_out"), amounts.money(-invoice.carried_out_minor, unit)))
     rows.append(Total(say("due"), amounts.money(invoice.due_minor, unit), "due"))

@@ -30,15 +30,11 @@ async def read_bounds(connection: Connection, tenant_id: str, periods: Sequence[
         return await cursor.fetchall()
 
 
-async def read_numbers(
-    connection: Connection, tenant_id: str, invoice_ids: Sequence[str]
-) -> dict[str, str | None]:
-    """The numbers of a tenant's invoices, by their ids; None where one is not issued."""
+async def read_number(connection: Connection, tenant_id: str, invoice_id: str | None) -> str | None:
+    """The number of a tenant's invoice; None where it has none."""
     cursor = await connection.execute(
-        """
-        SELECT invoice_id, number FROM billing.invoice
-        WHERE tenant_id = %(tenant_id)s AND invoice_id = ANY(%(invoice_ids)s)
-        """,
-        {"tenant_id": tenant_id, "invoice_ids": list(invoice_ids)},
+        "SELECT number FROM billing.invoice WHERE tenant_id = %(tenant_id)s AND invoice_id = %(invoice_id)s",
+        {"tenant_id": tenant_id, "invoice_id": invoice_id},
     )
-    return dict(await cursor.fetchall())
+    row = await cursor.fetchone()
+    return row[0] if row else None

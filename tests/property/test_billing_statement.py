@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.meters import METERS
@@ -49,6 +49,9 @@ def segments_of(models: Sequence[PriceModel], most: int) -> st.SearchStrategy[tu
         )
     )
 
+
+# Months are much to draw for a machine that has other work.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WHOLE_MONTHS = segments_of(PRICE_MODELS, 1)
 CUT_MONTHS = segments_of(SPLITTABLE, 3)
@@ -95,6 +98,7 @@ def added(*parts: Mapping[oracle.Key, int]) -> dict[oracle.Key, int]:
     return {key: amount for key, amount in total.items() if amount}
 
 
+@patient
 @given(ANY_MONTHS, CODES, PPMS, st.integers(0, 10**7), st.integers(0, 10**6), st.data())
 def test_a_statement_equals_the_oracle(
     segments: tuple[Segment, ...],
@@ -126,6 +130,7 @@ def test_a_statement_equals_the_oracle(
     assert made.due_minor + made.carried_out_minor == owed
 
 
+@patient
 @given(CODES, st.integers(-2, 2))
 def test_what_is_due_is_at_least_what_is_worth_collecting(code: str, step: int) -> None:
     owed = oracle.SMALLEST_DUE[code] + step
@@ -133,6 +138,7 @@ def test_what_is_due_is_at_least_what_is_worth_collecting(code: str, step: int) 
     assert (made.due_minor, made.carried_out_minor) == ((owed, 0) if step >= 0 else (0, owed))
 
 
+@patient
 @given(ANY_MONTHS, CODES, st.data())
 def test_a_lines_exact_amount_and_tiers_are_what_it_was_rounded_from(
     segments: tuple[Segment, ...], code: str, data: st.DataObject
@@ -149,6 +155,7 @@ def test_a_lines_exact_amount_and_tiers_are_what_it_was_rounded_from(
             assert sum(use.units for use in line.tiers) == line.units == units[line.segment, line.meter]
 
 
+@patient
 @given(CUT_MONTHS, CODES, st.data())
 def test_nothing_that_was_used_costs_less_than_nothing(
     segments: tuple[Segment, ...], code: str, data: st.DataObject
@@ -162,6 +169,7 @@ def test_nothing_that_was_used_costs_less_than_nothing(
     assert made.due_minor >= 0
 
 
+@patient
 @given(ANY_MONTHS, CODES, st.data())
 def test_late_usage_brings_a_month_to_what_it_is_computed_anew(
     segments: tuple[Segment, ...], code: str, data: st.DataObject
@@ -180,6 +188,7 @@ def test_late_usage_brings_a_month_to_what_it_is_computed_anew(
     assert (again.lines, again.total_minor) == ((), 0)
 
 
+@patient
 @given(ANY_MONTHS, ANY_MONTHS, CODES, PPMS, st.data())
 def test_order_does_not_matter_and_the_same_again_is_the_same(
     march: tuple[Segment, ...], january: tuple[Segment, ...], code: str, tax_ppm: int, data: st.DataObject
@@ -200,6 +209,7 @@ def test_order_does_not_matter_and_the_same_again_is_the_same(
     assert periods == sorted(periods, key=lambda period: (period != MARCH, period)), "its own month first"
 
 
+@patient
 @given(segments_of(SPLITTABLE, 1), CODES, st.data())
 def test_a_month_cut_at_the_same_price_comes_to_the_same(
     whole: tuple[Segment, ...], code: str, data: st.DataObject

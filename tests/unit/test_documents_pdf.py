@@ -10,7 +10,7 @@ from billing.documents import typesetter
 from billing.documents.invoice import invoice_paper
 from billing.documents.typeset import MISSING
 from billing.documents.typesetter import DocumentError, DocumentsBusyError, Typesetter
-from billing.invoices import Party
+from billing.invoices import Carried, Party
 from tests.documents_world import (
     ISSUED_AT,
     MARCH,
@@ -170,7 +170,10 @@ async def test_a_changed_plan_and_late_usage_are_explained() -> None:
             replaces="inv_before",
             revision=2,
             carried_in_minor=30,
-            carried_from="inv_carry",
+            carried=(
+                Carried(source="invoice", id="inv_x", number="AG-000030", amount_minor=50),
+                Carried(source="credit_note", id="crn_x", number="AG-CN-000001", amount_minor=-20),
+            ),
         )
     )
     text = " ".join(text_of(document).split())
@@ -184,7 +187,8 @@ async def test_a_changed_plan_and_late_usage_are_explained() -> None:
         "Late usage of January 2026",
         "less what it came to before.",
         "−100 characters",
-        "Carried in from AG-000030 €0.30",
+        "Carried in from AG-000030 €0.50",
+        "Credit note AG-CN-000001 −€0.20",
     ):
         assert said in text, said
 

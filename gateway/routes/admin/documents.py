@@ -12,7 +12,7 @@ from gateway.staff import admit_staff, staff_of
 from openapi.endpoint import BINARY, STAFF_ERRORS, TEXT, Endpoint
 
 READ_PDF = Endpoint(
-    operation_id="readAnyInvoicePdf",
+    operation_id="adminReadInvoicePdf",
     tag="Admin",
     answer={PDF: BINARY},
     access="staff",
@@ -20,7 +20,7 @@ READ_PDF = Endpoint(
     query=(LANGUAGE_PARAMETER,),
 )
 READ_LINES = Endpoint(
-    operation_id="readInvoiceLinesCsv",
+    operation_id="adminReadInvoiceLinesCsv",
     tag="Admin",
     answer={"text/csv": TEXT},
     access="staff",
@@ -59,3 +59,6 @@ async def get_invoice_lines_csv(request: AnyRequest, invoice_id: FromPath[str]) 
     columns; `amount_minor` is what is billed.
     """
     return download(await invoice_lines_csv(services_of(request).pool, invoice_id), CSV)
+
+
+ROUTES = (get_any_invoice_pdf, get_invoice_lines_csv)
