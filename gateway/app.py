@@ -49,7 +49,7 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
-    documents.get_invoice_pdf,
+    *documents.ROUTES,
     people.get_me,
     *review.ROUTES,
     *credit_notes.ROUTES,

@@ -12,6 +12,8 @@ import msgspec
 import pypdf
 from pypdf.generic import ContentStream
 
+from billing.credit_notes import CreditLine, CreditNote, CreditNoteStatus
+from billing.documents.credit_note import CreditFacts, credit_note_paper
 from billing.documents.facts import Facts, MonthPart
 from billing.documents.invoice import invoice_paper
 from billing.documents.typesetter import Typesetter
@@ -140,9 +142,62 @@ def facts(months: Sequence[MonthUse], code: str = "USD", status: str = "issued",
     )
 
 
-async def pdf_of(given: Facts, language: str | None = None) -> pypdf.PdfReader:
+def credit_facts(corrected: Facts, status: CreditNoteStatus = "issued", **fields: Any) -> CreditFacts:
+    """A credit note of 5.00 against the first line of an invoice, and of 0.25 tax."""
+    invoice = corrected.invoice
+    content: dict[str, Any] = {
+        "credit_note_id": "crn_sample",
+        "invoice_id": invoice.invoice_id,
+        "invoice_number": invoice.number,
+        "invoice_sha256": invoice.content_sha256,
+        "tenant_id": invoice.tenant_id,
+        "period": invoice.period,
+        "issuer_id": invoice.issuer_id,
+        "currency": invoice.currency,
+        "reason": "Calls that failed on 5 March",
+        "remedy": "carry",
+        "lines": (CreditLine(1, 500),),
+        "subtotal_minor": 500,
+        "tax_name": "VAT",
+        "tax_ppm": 50_000,
+        "tax_minor": 25,
+        "total_minor": 525,
+        "status": status,
+        "total": "",
+        "content_sha256": "0d" * 32,
+        "prepared_at": ISSUED_AT,
+        "prepared_by": "staff:one",
+    }
+    unknown = (
+        "approved_at",
+        "approved_by",
+        "issued_at",
+        "issued_by",
+        "number",
+        "previous_chain_sha256",
+        "chain_sha256",
+        "reduces_minor",
+        "carries_minor",
+        "refunds_minor",
+    )
+    issued: dict[str, Any] = {
+        "issued_at": ISSUED_AT + timedelta(days=10),
+        "number": "AG-CN-000001",
+        "previous_chain_sha256": "0e" * 32,
+        "chain_sha256": "0f" * 32,
+        "reduces_minor": 400,
+        "carries_minor": 125,
+        "refunds_minor": 0,
+    }
+    way = dict.fromkeys(unknown) | (issued if status == "issued" else {})
+    return CreditFacts(CreditNote(**{**content, **way, **fields}), invoice)
+
+
+async def pdf_of(given: Facts | CreditFacts, language: str | None = None) -> pypdf.PdfReader:
     """Its document, as a reader of PDF sees it."""
-    return read(await Typesetter().pdf(invoice_paper(given, language), ISSUED_AT, "test"))
+    is_invoice = isinstance(given, Facts)
+    paper = invoice_paper(given, language) if is_invoice else credit_note_paper(given, language)
+    return read(await Typesetter().pdf(paper, ISSUED_AT, "test"))
 
 
 def read(pdf: bytes) -> pypdf.PdfReader:

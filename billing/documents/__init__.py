@@ -1,7 +1,8 @@
-"""Documents for people: an invoice as PDF in English and Traditional Chinese, and its lines as CSV.
+"""Documents for people: invoices and credit notes as PDF in English and Traditional Chinese, lines as CSV.
 
     facts       what a document says beside the invoice: days, prices by segment, numbers of other invoices
     invoice     facts -> Paper (and `lines`, `chart`): every sentence and number as it will be read
+    credit_note the same of a credit note
     words       the texts of both languages
     amounts     money, units, dates for people
     typesetter  Paper -> PDF, in a process of its own, bounded in time, memory and number

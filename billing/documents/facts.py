@@ -7,6 +7,8 @@ from itertools import groupby
 
 import msgspec
 
+from billing.credit_notes import no_such_note, read_credit_note
+from billing.documents.credit_note import CreditFacts
 from billing.invoices import ISSUED_STATUSES, Invoice, no_such_invoice, read_invoice
 from billing.prices import PriceVersion
 from billing.store import documents as store
@@ -69,6 +71,23 @@ async def read_facts(pool: Pool, invoice_id: str, tenant_id: str | None = None) 
             parts=await _read_parts(connection, invoice),
             replaced_number=await store.read_number(connection, invoice.tenant_id, invoice.replaces),
         )
+
+
+async def read_credit_facts(pool: Pool, credit_note_id: str, tenant_id: str | None = None) -> CreditFacts:
+    """A credit note and its invoice, as of one moment.
+
+    Args:
+        tenant_id: only if it is that tenant's, and was issued.
+
+    Raises:
+        NotFoundError: there is no such credit note, it is another tenant's, or not issued yet.
+    """
+    async with borrow(pool) as connection, connection.transaction():
+        await connection.execute(_READ_ONE_MOMENT)
+        note = await read_credit_note(connection, credit_note_id)
+        if tenant_id is not None and (note.tenant_id != tenant_id or note.status != "issued"):
+            raise no_such_note()
+        return CreditFacts(note, await read_invoice(connection, note.invoice_id))
 
 
 def check_may_read(invoice: Invoice, tenant_id: str | None) -> None:

@@ -8,10 +8,10 @@ from billing.documents import amounts
 from billing.documents.chart import usage_charts
 from billing.documents.facts import Facts
 from billing.documents.lines import LineWriter
-from billing.documents.paper import Fact, Paper, Party, ProofRow, Section, Total
+from billing.documents.paper import Fact, Paper, ProofRow, Section, Total
+from billing.documents.parts import hashes, party
 from billing.documents.words import Texts
 from billing.invoices import ISSUED_STATUSES, Invoice, InvoiceLine
-from billing.invoices import Party as InvoiceParty
 from billing.money import Currency, currency, format_percent
 
 
@@ -31,8 +31,8 @@ def invoice_paper(facts: Facts, language: str | None = None) -> Paper:
         title=say("invoice"),
         mark=_mark(invoice, say),
         reference=invoice.number or invoice.invoice_id,
-        issuer=_party("issuer", invoice.issuer, say),
-        customer=_party("customer", invoice.bill_to, say),
+        issuer=party("issuer", invoice.issuer, say),
+        customer=party("customer", invoice.bill_to, say),
         facts=_facts(facts, say),
         headings=(say("item"), say("units"), say("price"), say("exact"), say("amount")),
         sections=_sections(facts, unit, say),
@@ -51,7 +51,7 @@ def invoice_paper(facts: Facts, language: str | None = None) -> Paper:
             say("proof_digest"),
         ),
         proof_rows=tuple(_proof_row(line) for line in invoice.lines if line.digest),
-        hashes=_hashes(invoice, say),
+        hashes=hashes(invoice.content_sha256, invoice.previous_chain_sha256, invoice.chain_sha256, say),
         proof_notes=_proof_notes(invoice, say),
     )
 
@@ -60,12 +60,6 @@ def _mark(invoice: Invoice, say: Texts) -> str:
     if invoice.status not in ISSUED_STATUSES:
         return say("draft")
     return say("void") if invoice.status == "void" else ""
-
-
-def _party(label: str, party: InvoiceParty, say: Texts) -> Party:
-    tax_id = say("tax_id", tax_id=party.tax_id) if party.tax_id else ""
-    lines = (*party.address.splitlines(), tax_id, party.email)
-    return Party(say(label), party.name, tuple(line for line in lines if line.strip()))
 
 
 def _facts(facts: Facts, say: Texts) -> tuple[Fact, ...]:
@@ -150,15 +144,6 @@ def _proof_row(line: InvoiceLine) -> ProofRow:
         price_version=line.price_version_id or "",
         digest=line.digest or "",
     )
-
-
-def _hashes(invoice: Invoice, say: Texts) -> tuple[Fact, ...]:
-    rows = (
-        ("content_hash", invoice.content_sha256),
-        ("previous_hash", invoice.previous_chain_sha256),
-        ("chain_hash", invoice.chain_sha256),
-    )
-    return tuple(Fact(say(label), value) for label, value in rows if value)
 
 
 def _proof_notes(invoice: Invoice, say: Texts) -> tuple[str, ...]:

@@ -99,6 +99,22 @@ _ENGLISH: Final = {
     "due": "Amount due",
     "pay_by": "Please pay by {day}.",
     "nothing_due": "Nothing is to be paid.",
+    "credit_note": "Credit note",
+    "corrects": "Corrects",
+    "number_of_day": "{number} of {day}",
+    "credited_lines": "Credited of invoice {number}",
+    "invoiced": "Invoiced",
+    "credited": "Credited",
+    "reason": "Reason: {reason}",
+    "total_credited": "Total credited",
+    "credit_reduces": "Taken off what was open of {number}",
+    "credit_carries": "Goes to the next invoice",
+    "credit_refunds": "To be paid back",
+    "credit_draft_note": "This credit note has not been issued, and does not count.",
+    "credit_chain_note": (
+        "Content is the SHA-256 of all that this credit note says, the invoice's own hash included. Chain is "
+        "the SHA-256 of the chain before it (32 bytes), the number, and Content (32 bytes)."
+    ),
     "rounding": (
         "Each line is computed exactly and rounded once, to {smallest}, halves away from zero. Tax is "
         "rounded once, on the subtotal."
@@ -219,6 +235,22 @@ _CHINESE: Final = {
     "due": "應付金額",
     "pay_by": "請於 {day} 前付款。",
     "nothing_due": "本期無須付款。",
+    "credit_note": "折讓單",
+    "corrects": "更正帳單",
+    "number_of_day": "{number}（{day}）",
+    "credited_lines": "帳單 {number} 之折讓",
+    "invoiced": "原金額",
+    "credited": "折讓金額",
+    "reason": "原因：{reason}",
+    "total_credited": "折讓總額",
+    "credit_reduces": "抵減 {number} 未付金額",
+    "credit_carries": "抵入下期帳單",
+    "credit_refunds": "退款",
+    "credit_draft_note": "此折讓單尚未開立，不生效力。",
+    "credit_chain_note": (
+        "「內容」為本折讓單全部內容（含原帳單的雜湊值）的 SHA-256；"
+        "「鏈值」為前一鏈值（32 位元組）、號碼與「內容」（32 位元組）的 SHA-256。"
+    ),
     "rounding": "各行金額精確計算後，四捨五入一次至 {smallest}；稅額以小計計算，四捨五入一次。",
     "carry_small": "未達 {smallest} 的金額不單獨收取，結轉至下期帳單。",
     "carry_balance": "本期餘額對貴客戶有利，結轉至下期帳單。",

@@ -4,15 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.documents.downloads import invoice_lines_csv, invoice_pdf
-from billing.documents.facts import read_facts
+from billing.credit_notes import CreditLine, approve_credit_note, create_credit_note, issue_credit_note
+from billing.documents.downloads import credit_note_pdf, invoice_lines_csv, invoice_pdf
+from billing.documents.facts import read_credit_facts, read_facts
 from billing.documents.typesetter import Typesetter
 from billing.meters import INTENT_CALLS, TTS_CHARACTERS
 from infra.database import Pool
 from infra.errors import NotFoundError
 from tests.billing_world import add_account
 from tests.documents_world import assert_every_glyph_is_there, read, text_of
-from tests.invoice_world import NOVEMBER, OCTOBER, close, issue_all, run, use
+from tests.invoice_world import CHECKER, MAKER, NOVEMBER, OCTOBER, close, issue_all, run, use
 
 AFTER_OCTOBER = datetime(2025, 11, 1, 12, tzinfo=UTC)
 AFTER_NOVEMBER = datetime(2025, 12, 1, 12, tzinfo=UTC)
@@ -100,3 +101,23 @@ async def test_what_an_invoice_replaces_and_takes_over_is_named_by_number(
     facts = await read_facts(pool, november.invoice_id, tenant_id)
     assert [one.number for one in facts.invoice.carried] == [october.number]
     assert [part.version.plan for part in facts.parts["2025-11"]] == ["standard"]
+
+
+async def test_a_credit_note_is_its_tenants_to_read_once_it_is_issued(database_url: str, pool: Pool) -> None:
+    tenant_id, invoice_id = await issued_october(database_url, pool)
+    lines = [CreditLine(2, 500)]
+    note = await create_credit_note(pool, invoice_id, MAKER, lines, "Too loud")
+    await approve_credit_note(pool, note.credit_note_id, CHECKER)
+    with pytest.raises(NotFoundError):
+        await read_credit_facts(pool, note.credit_note_id, tenant_id)
+    issued = await issue_credit_note(pool, note.credit_note_id, CHECKER)
+    other_id = await add_account(pool, now=OCTOBER)
+    with pytest.raises(NotFoundError, match="no such credit note"):
+        await read_credit_facts(pool, note.credit_note_id, other_id)
+    file = await credit_note_pdf(
+        pool, Typesetter(), note.credit_note_id, tenant_id=tenant_id, reader=tenant_id
+    )
+    assert file.name == f"{issued.number}.pdf"
+    text = text_of(read(file.body))
+    assert "Speech synthesis US$15.00 US$5.00" in text
+    assert "Taken off what was open of AG-000001 US$5.00" in text

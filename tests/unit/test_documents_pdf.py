@@ -15,6 +15,7 @@ from tests.documents_world import (
     ISSUED_AT,
     MARCH,
     assert_every_glyph_is_there,
+    credit_facts,
     facts,
     month,
     pdf_of,
@@ -210,6 +211,34 @@ async def test_what_is_carried_is_explained() -> None:
     text = text_of(await pdf_of(facts([], lines=(), **balance)))
     assert "Carried to the next invoice US$0.30" in text
     assert "in your favour" in text
+
+
+async def test_a_credit_note_says_what_it_takes_back_of_which_invoice_and_where_that_goes() -> None:
+    document = await pdf_of(credit_facts(facts(PLAIN)))
+    assert_every_glyph_is_there(document)
+    text = " ".join(text_of(document).split())
+    for said in (
+        "Credit note",
+        "Number AG-CN-000001",
+        "Date of issue 13 April 2026",
+        "Corrects AG-000042 of 3 April 2026",
+        "Credited of invoice AG-000042",
+        "Speech recognition US$21.70 US$5.00",
+        "Reason: Calls that failed on 5 March",
+        "Subtotal US$5.00",
+        "VAT 5% US$0.25",
+        "Total credited US$5.25",
+        "Taken off what was open of AG-000042 US$4.00",
+        "Goes to the next invoice US$1.25",
+        "0f" * 32,
+    ):
+        assert said in text, said
+    assert "paid back" not in text
+    assert "Usage by day" not in text
+    in_chinese = text_of(await pdf_of(credit_facts(facts(PLAIN), "approved", reason="x" * 1000), "zh-TW"))
+    for said in ("折讓單", "草稿", "折讓總額US$5.25", "尚未開立"):
+        assert said in in_chinese, said
+    assert "VOID" in text_of(await pdf_of(credit_facts(facts(PLAIN), "withdrawn")))
 
 
 async def test_the_largest_invoice_goes_on_with_its_headings_over_the_pages() -> None:

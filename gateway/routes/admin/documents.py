@@ -3,7 +3,7 @@
 from litestar import Response, get
 from litestar.params import FromPath
 
-from billing.documents.downloads import invoice_lines_csv, invoice_pdf
+from billing.documents.downloads import credit_note_pdf, invoice_lines_csv, invoice_pdf
 from gateway.bodies import AnyRequest
 from gateway.downloads import CSV, PDF, download
 from gateway.routes.documents import LANGUAGE_PARAMETER, Language
@@ -13,6 +13,14 @@ from openapi.endpoint import BINARY, STAFF_ERRORS, TEXT, Endpoint
 
 READ_PDF = Endpoint(
     operation_id="adminReadInvoicePdf",
+    tag="Admin",
+    answer={PDF: BINARY},
+    access="staff",
+    errors=(400, 404, *STAFF_ERRORS),
+    query=(LANGUAGE_PARAMETER,),
+)
+READ_CREDIT_NOTE = Endpoint(
+    operation_id="adminReadCreditNotePdf",
     tag="Admin",
     answer={PDF: BINARY},
     access="staff",
@@ -61,4 +69,20 @@ async def get_invoice_lines_csv(request: AnyRequest, invoice_id: FromPath[str]) 
     return download(await invoice_lines_csv(services_of(request).pool, invoice_id), CSV)
 
 
-ROUTES = (get_any_invoice_pdf, get_invoice_lines_csv)
+@get(
+    "/v1/admin/credit-notes/{credit_note_id:str}/pdf",
+    before_request=admit_staff("finance"),
+    opt={"endpoint": READ_CREDIT_NOTE},
+)
+async def get_any_credit_note_pdf(
+    request: AnyRequest, credit_note_id: FromPath[str], language: Language = None
+) -> Response[bytes]:
+    """Read any credit note as PDF."""
+    services, member = services_of(request), staff_of(request)
+    file = await credit_note_pdf(
+        services.pool, services.typesetter, credit_note_id, language=language, reader=member.staff_id
+    )
+    return download(file, PDF)
+
+
+ROUTES = (get_any_invoice_pdf, get_invoice_lines_csv, get_any_credit_note_pdf)
