@@ -11,6 +11,7 @@ from litestar import Litestar
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -20,6 +21,7 @@ from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import (
     account,
+    documents,
     health,
     intents,
     invoices,
@@ -29,6 +31,7 @@ from gateway.routes import (
     translations,
 )
 from gateway.routes.admin import credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -50,24 +53,15 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
-    invoices.get_invoices,
-    invoices.get_invoice,
-    invoices.get_line_calls,
-    admin_invoices.get_invoices,
-    admin_invoices.get_invoice,
-    admin_invoices.get_line_calls,
-    admin_invoices.get_calls_csv,
-    admin_invoices.get_proof,
-    invoice_runs.request_invoice_run,
-    invoice_runs.get_invoice_run,
-    people.get_me,
+    *invoices.ROUTES,
+    *documents.ROUTES,
+    *people.ROUTES,
+    *prices.ROUTES,
+    *invoice_runs.ROUTES,
     *review.ROUTES,
     *credit_notes.ROUTES,
-    prices.get_prices,
-    prices.create_prices,
-    prices.preview_prices,
-    prices.replay_prices,
-    prices.put_plan,
+    *admin_invoices.ROUTES,
+    *admin_documents.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -164,6 +158,7 @@ async def _open_services(
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
             proving=asyncio.Semaphore(1),
+            typesetter=Typesetter(),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

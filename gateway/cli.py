@@ -10,6 +10,7 @@ from gateway.commands.credit import tenant_add_credit
 from gateway.commands.credit_notes import credit_note
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
+from gateway.commands.documents import invoice_lines_command, invoice_pdf_command
 from gateway.commands.invoices import invoice
 from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
@@ -96,7 +97,8 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-for command in (invoice_run, invoice_verify, invoice_calls, *INVOICE_COMMANDS):
+_OF_INVOICES = (invoice_run, invoice_verify, invoice_calls, invoice_lines_command, invoice_pdf_command)
+for command in (*_OF_INVOICES, *INVOICE_COMMANDS):
     invoice.add_command(command)
 _MONEY = (usage_command, invoice, credit_note, audit_command, reconcile_command, partition, webhook, alert)
 for command in (tenant, plan, price, key, staff, *_MONEY, demo):

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 from litestar.connection import ASGIConnection
 
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -39,6 +40,7 @@ class Services(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     staff_door: StaffDoor
     proving: asyncio.Semaphore
+    typesetter: Typesetter
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -19,6 +19,7 @@ from billing.credit_notes import (
 from billing.invoices import show_invoice
 from billing.money import currency, format_minor, parse_minor
 from gateway.commands.acting import acting
+from gateway.commands.documents import credit_note_pdf_command
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
 from infra.errors import InvalidValueError
@@ -30,6 +31,9 @@ _reason = click.option("--reason", required=True, help="Why; the credit note say
 @click.group("credit-note")
 def credit_note() -> None:
     """Credit notes against issued invoices: one person prepares, another approves and issues."""
+
+
+credit_note.add_command(credit_note_pdf_command)
 
 
 @credit_note.command("create")
