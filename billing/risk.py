@@ -19,6 +19,7 @@ MONTHS_BEFORE: Final = 3
 # Changes by so many percent at least, the largest first, and what they weigh.
 _CHANGE_WEIGHTS: Final = ((200, 40), (100, 30), (50, 20), (25, 10))
 _METER_CHANGE_PERCENT: Final = 50
+_MANY_REFUSED: Final = 1000
 _RECONCILIATION_WEIGHT: Final = 100
 # From here on an amount is large, in units of its currency; ten times as much is very large.
 _LARGE: Final[Mapping[str, int]] = {
@@ -94,6 +95,13 @@ class CapHit(msgspec.Struct, frozen=True):
     raised_at: datetime
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """How many calls were refused in the month, by the code of the refusal."""
+
+    code: str
+    calls: int
+
+
 class Deed(msgspec.Struct, frozen=True):
     """Something that was done to the invoice before: `approve` or `send_back`."""
 
@@ -152,6 +160,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     late: Sequence[LateUse] = ()
     mismatches: Sequence[Mismatch] = ()
     caps_hit: Sequence[CapHit] = ()
+    refused: Sequence[Refused] = ()
     deeds: Sequence[Deed] = ()
 
 
@@ -167,6 +176,7 @@ def reasons(facts: Facts) -> list[Reason]:
         *_tiers_crossed(facts),
         *_late_usage(facts, unit),
         *_caps_hit(facts),
+        *_calls_refused(facts),
         *_large_amount(facts, unit),
     ]
     return sorted(found, key=lambda reason: (-reason.weight, reason.code, reason.text))
@@ -275,6 +285,15 @@ def _caps_hit(facts: Facts) -> Iterator[Reason]:
         day = one.raised_at.date().isoformat()
         text = f"All of {what}{whose} was used by {day}: from there on calls are refused until it is raised."
         yield Reason("cap_hit", 10, text)
+
+
+def _calls_refused(facts: Facts) -> Iterator[Reason]:
+    if not facts.refused:
+        return
+    total = sum(one.calls for one in facts.refused)
+    weight = 15 if total >= _MANY_REFUSED else 5
+    codes = ", ".join(f"{one.calls} {one.code}" for one in facts.refused)
+    yield Reason("calls_refused", weight, f"{_calls(total)} refused in the month: {codes}.")
 
 
 def _large_amount(facts: Facts, unit: Currency) -> Iterator[Reason]:
