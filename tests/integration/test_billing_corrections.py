@@ -220,29 +220,39 @@ async def test_a_withdrawn_credit_note_counts_for_nothing(database_url: str, poo
 async def test_credit_numbers_have_no_gaps_and_are_chained_whoever_issues_at_once(
     database_url: str, pool: Pool
 ) -> None:
-    invoice = await issued(database_url, pool)
-    made = await asyncio.gather(
-        *(
-            create_credit_note(pool, invoice.invoice_id, MAKER, [CreditLine(1, 400)], "at once")
-            for _ in range(5)
-        ),
-        return_exceptions=True,
-    )
-    notes = [one for one in made if isinstance(one, CreditNote)]
-    assert len(notes) == 3, "1500 minor units hold 3 times 400"
+    for _ in range(6):
+        await use(database_url, await add_account(pool, now=OCTOBER), DOLLARS)
+    await close(pool, AFTER_OCTOBER)
+    notes = [
+        await create_credit_note(pool, one.invoice_id, MAKER, [CreditLine(1, 400)], "at once")
+        for one in await issue_all(pool)
+    ]
     await asyncio.gather(*(approve_credit_note(pool, one.credit_note_id, CHECKER) for one in notes))
-    await asyncio.gather(
+    outcomes = await asyncio.gather(
         *(issue_credit_note(pool, one.credit_note_id, CHECKER) for one in notes for _ in range(2)),
         return_exceptions=True,
     )
+    assert sum(isinstance(outcome, CreditNoteStateError) for outcome in outcomes) == 6
     found = sorted(await list_credit_notes(pool), key=lambda one: one.number or "")
-    assert [one.number for one in found] == [f"AG-CN-{number:06d}" for number in (1, 2, 3)]
+    assert [one.number for one in found] == [f"AG-CN-{number:06d}" for number in range(1, 7)]
     link = bytes(32)
     for one in found:
         assert one.previous_chain_sha256 == link.hex()
         link = sha256(link + str(one.number).encode() + bytes.fromhex(one.content_sha256)).digest()
         assert one.chain_sha256 == link.hex()
-    assert (await show_invoice(pool, invoice.invoice_id)).open_minor == 300
+
+
+async def test_no_more_is_credited_than_is_there_whoever_credits_at_once(
+    database_url: str, pool: Pool
+) -> None:
+    invoice = await issued(database_url, pool)
+    lines = [CreditLine(1, 400)]
+    made = await asyncio.gather(
+        *(create_credit_note(pool, invoice.invoice_id, MAKER, lines, "at once") for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, CreditNote) for one in made) == 3, "1500 minor units hold 3 times 400"
+    assert sum(isinstance(one, OverCreditedError) for one in made) == 2
 
 
 @pytest.mark.parametrize(
