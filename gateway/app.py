@@ -27,7 +27,7 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import invoice_runs, people
+from gateway.routes.admin import invoice_runs, parties, people
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -59,6 +59,10 @@ _ROUTES = [
     admin_invoices.get_proof,
     invoice_runs.request_invoice_run,
     invoice_runs.get_invoice_run,
+    parties.get_profile,
+    parties.put_profile,
+    parties.get_issuer,
+    parties.put_issuer,
     people.get_me,
     health.get_health,
     health.get_readiness,

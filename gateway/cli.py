@@ -12,6 +12,7 @@ from gateway.commands.demo import demo
 from gateway.commands.invoices import invoice
 from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
+from gateway.commands.parties import issuer, tenant_set_billing
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
 from gateway.commands.proofs import invoice_calls, invoice_verify
@@ -92,10 +93,11 @@ def openapi_command(json: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(app.state["document"]), indent=2).decode())
 
 
-tenant.add_command(tenant_add_credit)
+for command in (tenant_add_credit, tenant_set_billing):
+    tenant.add_command(command)
 for command in (invoice_run, invoice_verify, invoice_calls):
     invoice.add_command(command)
-_MONEY = (usage_command, invoice, reconcile_command, partition, webhook, alert)
+_MONEY = (usage_command, invoice, issuer, reconcile_command, partition, webhook, alert)
 for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)
 
