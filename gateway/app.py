@@ -30,7 +30,7 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import credit_notes, invoice_runs, parties, people, prices, review
 from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
@@ -56,6 +56,7 @@ _ROUTES = [
     *invoices.ROUTES,
     *documents.ROUTES,
     *people.ROUTES,
+    *parties.ROUTES,
     *prices.ROUTES,
     *invoice_runs.ROUTES,
     *review.ROUTES,

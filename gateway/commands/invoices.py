@@ -35,10 +35,6 @@ def invoice_show(invoice_id: str, json: bool) -> None:
         click.echo(describe_invoice(found))
 
 
-for document_command in (invoice_pdf_command, invoice_lines_command):
-    invoice.add_command(document_command)
-
-
 def describe_invoice(shown: Invoice) -> str:
     """An invoice as text: head, lines, totals."""
     state = "complete" if shown.period_complete else "the month is not over yet"
