@@ -1,4 +1,4 @@
-"""`python -m billing.worker`: the process that works on jobs: months opened and closed, alerts, webhooks.
+"""`python -m billing.worker`: the process that works on jobs: months, their runs, alerts, webhooks.
 
 `DATABASE_URL` says where PostgreSQL is; its tables must be there. Progress goes to stdout as JSON lines, as
 `serving.host` does it: one when ready, or one that says why not. It stays until SIGTERM or SIGINT, through
@@ -18,9 +18,10 @@ import msgspec
 from procrastinate.exceptions import ConnectorException
 from psycopg import Error
 
-from billing import accounts, alerts, closing, requests, retention, sealing
+from billing import accounts, alerts, closing, drafts, requests, retention, sealing
 from billing.deliveries import Deliveries
 from billing.jobs import PeriodicJob, open_app, run_jobs
+from billing.runs import due_runs
 from billing.store.jobs import has_tables
 from billing.targets import WebhookClient
 from infra.database import Pool, connect, open_pool, unreachable
@@ -90,6 +91,11 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
         await closing.close_ended_months(pool, datetime.now(UTC))
         await sealing.seal_closed_months(pool)
 
+    async def work_on_runs() -> None:
+        if await due_runs(pool):
+            await close_ended_months()
+            await drafts.work_on_due_runs(pool)
+
     async def make_partitions() -> None:
         await retention.make_partitions(pool)
 
@@ -99,6 +105,7 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
     return [
         PeriodicJob("billing.open_periods", "0 * * * *", open_periods),
         PeriodicJob("billing.close_ended_months", "*/10 * * * *", close_ended_months),
+        PeriodicJob("billing.work_on_runs", "* * * * * */2", work_on_runs, alone=True),
         PeriodicJob("billing.make_partitions", "20 * * * *", make_partitions),
         PeriodicJob("billing.forget_requests", "* * * * *", forget_requests),
         PeriodicJob("billing.evaluate_alerts", f"* * * * * */{alerts_every_s}", evaluate_alerts),

@@ -28,6 +28,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.app import add_headers
 from gateway.auth import admit, identify
@@ -124,6 +125,7 @@ def build(database_url: str) -> Litestar:
             pool,
             keys,
             last_used,
+            Refusals(pool),
             ledger,
             requests,
             serving,
@@ -132,6 +134,7 @@ def build(database_url: str) -> Litestar:
             telemetry,
             StaffDoor(pool, workers=1),
             Typesetter(),
+            asyncio.Semaphore(1),
         )
         yield
         await ledger.close()
