@@ -59,7 +59,7 @@ def credit_note_paper(facts: CreditFacts, language: str | None = None) -> Paper:
 def _facts(facts: CreditFacts, say: Texts) -> tuple[Fact, ...]:
     note, invoice = facts.note, facts.invoice
     zone = ZoneInfo(invoice.time_zone)
-    rows = [("number", note.number or say("not_issued"))]
+    rows = [("credit_number", note.number or say("not_issued"))]
     if note.issued_at:
         rows.append(("issued_on", amounts.day(note.issued_at.astimezone(zone).date(), say)))
     corrected = note.invoice_number
