@@ -115,6 +115,7 @@ async def test_at_once_tiers_go_on_and_each_call_is_at_the_price_of_its_time(
     invoice = await invoice_of(pool, tenant_id, sealed=sealed)
     assert lines_of(invoice) == [("usage", 0, "standard-usd-1", 80), ("usage", 1, version_id, 30)]
     first, second = invoice.lines
+    assert (first.calls, second.calls) == (2, 0), "one more, and one taken back"
     assert nanos(first) == 80 * A_CALL
     assert nanos(second) == 20 * 10**6 + 10 * 5 * 10**5, "from the 80th unit on, over the edge at 100"
     assert sum(Fraction(use.amount_nanos) for use in second.tiers) == nanos(second)
