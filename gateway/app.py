@@ -12,6 +12,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
@@ -132,6 +133,7 @@ async def _open_services(
     serving = await ServingClient.connect(ray_address, settings, telemetry, remote)
     keys = KeyCache(pool, database_url, lookup_timeout_s=settings.charge_timeout_s / 2)
     last_used = LastUsed(pool)
+    refusals = Refusals(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
     limits = Limits(
         settings.requests_per_minute,
@@ -142,6 +144,7 @@ async def _open_services(
     )
     await keys.start()
     await last_used.start()
+    await refusals.start()
     await ledger.start()
     requests = IdempotentRequests(pool, ledger.session_id)
     requests.start()
@@ -152,6 +155,7 @@ async def _open_services(
             pool=pool,
             keys=keys,
             last_used=last_used,
+            refusals=refusals,
             ledger=ledger,
             requests=requests,
             serving=serving,
@@ -166,6 +170,7 @@ async def _open_services(
         await ledger.close()
         await requests.close()
         await last_used.close()
+        await refusals.close()
         await keys.close()
         serving.close()
         limits.close()

@@ -18,6 +18,7 @@ _AUTHENTICATION = "authentication_error"
 _PERMISSION = "permission_error"
 _SERVER = "server_error"
 _PAYMENT_REQUIRED = 402
+_COUNTED = frozenset({_PAYMENT_REQUIRED, 429, 503, 504})  # for want of money, of room, or of an engine
 
 STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, _AUTHENTICATION),
@@ -153,6 +154,9 @@ def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> 
     status, _ = STATUS_AND_TYPE[error.code]
     name = "call_abandoned" if isinstance(error, CallerLeftError) else "call_refused"
     event("gateway", logging.INFO, name, {"code": error.code, **_where(request)})
+    caller = request.scope["state"].get("caller")
+    if status in _COUNTED and caller is not None:
+        request.app.state["services"].refusals.note(caller.tenant_id, error.code)
     headers: dict[str, str] = {}
     if isinstance(error, RetryLaterError):
         headers = {

@@ -6,6 +6,7 @@ import msgspec
 from litestar.connection import ASGIConnection
 
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.limits import Limits
 from gateway.metered import Metered
@@ -29,6 +30,7 @@ class Services(msgspec.Struct, frozen=True):
     pool: Pool
     keys: KeyCache
     last_used: LastUsed
+    refusals: Refusals
     ledger: Ledger
     requests: IdempotentRequests
     serving: ServingClient
