@@ -18,6 +18,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from billing import audit
+from billing.collecting.outbox import collect_issued
 from billing.invoices import Invoice, InvoiceStatus, content_sha256, no_such_invoice, read_invoice
 from billing.store import drafts as drafts_store
 from billing.store import issuing as store
@@ -122,8 +123,8 @@ async def issue(pool: Pool, invoice_id: str, actor: str) -> Invoice:
         )
         await audit.record(connection, actor, "issue", invoice_id, number=number)
         if invoice.due_minor == 0:
-            await store.set_settled(connection, invoice_id, "paid")
-            await audit.record(connection, actor, "paid", invoice_id, note="nothing is due")
+            await note_paid(connection, invoice_id, actor, note="nothing is due")
+        await collect_issued(connection, invoice)
         return await read_invoice(connection, invoice_id)
 
 
@@ -141,9 +142,14 @@ async def mark_paid(pool: Pool, invoice_id: str, actor: str, reference: str) -> 
     check_reason(reference, "reference")
     async with _changing(pool, invoice_id, actor, "paid") as (connection, invoice):
         _require(invoice, "settle", "issued", "uncollectible")
-        await store.set_settled(connection, invoice_id, "paid")
-        await audit.record(connection, actor, "paid", invoice_id, reference=reference)
+        await note_paid(connection, invoice_id, actor, reference=reference)
         return await read_invoice(connection, invoice_id)
+
+
+async def note_paid(connection: Connection, invoice_id: str, actor: str, **detail: str) -> None:
+    """Note that an issued invoice is paid, in the caller's transaction, which holds its lock."""
+    await store.set_settled(connection, invoice_id, "paid")
+    await audit.record(connection, actor, "paid", invoice_id, **detail)
 
 
 def chain_sha256(previous: bytes, number: str, content_digest: bytes) -> bytes:

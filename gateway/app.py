@@ -10,14 +10,24 @@ from litestar import Litestar
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from billing.collecting.webhooks import StripeEvents
 from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
 from gateway.metered import Metered
 from gateway.request_id import request_id_of
-from gateway.routes import account, health, intents, reference, speech, transcriptions, translations
-from gateway.routes.admin import people
+from gateway.routes import (
+    account,
+    health,
+    intents,
+    reference,
+    speech,
+    stripe_events,
+    transcriptions,
+    translations,
+)
+from gateway.routes.admin import collections, people
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -39,6 +49,8 @@ _ROUTES = [
     account.get_usage,
     account.get_call,
     people.get_me,
+    collections.get_collections,
+    stripe_events.receive_event,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -131,6 +143,7 @@ async def _open_services(
             metered=metered,
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
+            stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

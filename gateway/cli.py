@@ -6,6 +6,7 @@ from typing import Any
 import click
 import msgspec
 
+from gateway.commands.collection import collection
 from gateway.commands.credit import tenant_add_credit
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
@@ -91,7 +92,7 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-_MONEY = (usage_command, invoice, reconcile_command, partition, webhook, alert)
+_MONEY = (usage_command, invoice, collection, reconcile_command, partition, webhook, alert)
 for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)
 

@@ -57,6 +57,12 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invoice_state": (409, _REQUEST),
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),
+    "collection_state": (409, _REQUEST),
+    "stripe_event_invalid": (400, _REQUEST),
+    "stripe_events_off": (400, _REQUEST),
+    "stripe_signature_invalid": (400, _REQUEST),
+    "stripe_timestamp_invalid": (400, _REQUEST),
+    "stripe_refused": (500, _SERVER),  # by commands and jobs alone
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "unknown_intent_set": (404, "not_found_error"),

@@ -3,6 +3,7 @@
 import msgspec
 from litestar.connection import ASGIConnection
 
+from billing.collecting.webhooks import StripeEvents
 from billing.ledger import Ledger
 from billing.requests import IdempotentRequests
 from gateway.limits import Limits
@@ -30,6 +31,7 @@ class Services(msgspec.Struct, frozen=True):
     metered: Metered
     telemetry: Telemetry
     staff_door: StaffDoor
+    stripe_events: StripeEvents
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]
