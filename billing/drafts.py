@@ -17,6 +17,7 @@ import msgspec
 
 from billing import audit
 from billing.invoices import (
+    Carried,
     Content,
     InvoiceLine,
     InvoiceSummary,
@@ -118,7 +119,7 @@ def compose(material: Material) -> Statement:
         currency(month.currency),
         credit_nanos=month.credit_nanos,
         tax_ppm=month.tax_ppm,
-        carried_in_minor=month.carried_in_minor,
+        carried_in_minor=sum(one["amount_minor"] for one in month.carried),
     )
 
 
@@ -148,7 +149,7 @@ def content(material: Material, invoice_id: str, revision: int, replaces: str | 
         tax_minor=made.tax_minor,
         total_minor=made.total_minor,
         carried_in_minor=made.carried_in_minor,
-        carried_from=month.carried_from,
+        carried=msgspec.convert(month.carried, tuple[Carried, ...]),
         carried_out_minor=made.carried_out_minor,
         due_minor=made.due_minor,
     )

@@ -1,6 +1,6 @@
 """Invoices as they are read: one tenant's month, line by line, and what became of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Any, Final, Literal, get_args
@@ -74,6 +74,20 @@ class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
     amount: str
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that an invoice takes over: what an invoice before left to it, or a credit note.
+
+    Attributes:
+        id: of the invoice or the credit note, and `number`, what it is known by outside.
+        amount_minor: below zero where it is the tenant's.
+    """
+
+    source: Literal["invoice", "credit_note"]
+    id: str
+    number: str
+    amount_minor: int
+
+
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """All that an invoice says, but for its number: what is approved, and what never changes once it is
     issued.
@@ -82,7 +96,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         starts_at, ends_at: the month `[starts_at, ends_at)`, of the tenant's clock.
         period_complete: the month is sealed; False for a draft made before.
         tax_ppm: the tax rate in millionths.
-        carried_in_minor: what the invoice `carried_from` left to this one.
+        carried: what this invoice takes over, source by source; `carried_in_minor` is their sum.
         carried_out_minor: what is left to the next one: too little to collect, or less than nothing.
         due_minor: `subtotal + tax + carried_in - carried_out`; never below zero.
     """
@@ -108,7 +122,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     tax_minor: int
     total_minor: int
     carried_in_minor: int
-    carried_from: str | None
+    carried: tuple[Carried, ...]
     carried_out_minor: int
     due_minor: int
 
@@ -117,7 +131,9 @@ class Invoice(Content, frozen=True, kw_only=True):
     """One tenant's month: what it says, and its way.
 
     Attributes:
-        total, due: for people.
+        total, due, open: for people.
+        credited_minor: what credit notes took off what was due, before it was paid.
+        open_minor: what is still to be paid; 0 once it is paid or void.
         content_sha256: the hash of its content, in hexadecimal, as it is on record.
         prepared_by: all who made or changed it.
         approved_sha256: the hash that was approved.
@@ -129,6 +145,9 @@ class Invoice(Content, frozen=True, kw_only=True):
     status: InvoiceStatus
     total: str
     due: str
+    credited_minor: int
+    open_minor: int
+    open: str
     content_sha256: str
     drafted_at: datetime
     prepared_by: tuple[str, ...]
@@ -211,6 +230,11 @@ def content_sha256(content: Content) -> bytes:
     """The hash that an approval names: of the content as canonical JSON, keys sorted, moments in UTC."""
     fields = {name: getattr(content, name) for name in Content.__struct_fields__}
     fields |= {name: fields[name].astimezone(UTC) for name in ("starts_at", "ends_at")}
+    return canonical_sha256(fields)
+
+
+def canonical_sha256(fields: Mapping[str, Any]) -> bytes:
+    """SHA-256 over canonical JSON."""
     return sha256(msgspec.json.encode(fields, order="sorted")).digest()
 
 
@@ -239,15 +263,19 @@ def invoice_line(row: LineRow, unit: Currency) -> InvoiceLine:
 
 def _invoice(row: InvoiceRow, lines: Sequence[LineRow]) -> Invoice:
     unit, zone = currency(row.currency), ZoneInfo(row.time_zone)
+    open_minor = 0 if row.status in ("paid", "void") else row.due_minor - row.credited_minor
     fields: dict[str, Any] = {
         **msgspec.structs.asdict(row),
         "starts_at": row.starts_at.astimezone(zone),
         "ends_at": row.ends_at.astimezone(zone),
         "issuer": msgspec.convert(row.issuer, Party),
         "bill_to": msgspec.convert(row.bill_to, Party),
+        "carried": msgspec.convert(row.carried, tuple[Carried, ...]),
         "lines": tuple(invoice_line(line, unit) for line in lines),
         "total": format_minor(row.total_minor, unit),
         "due": format_minor(row.due_minor, unit),
+        "open_minor": open_minor,
+        "open": format_minor(open_minor, unit),
         "content_sha256": row.content_sha256.hex(),
         "prepared_by": tuple(row.prepared_by),
         "approved_sha256": _hex(row.approved_sha256),

@@ -74,6 +74,18 @@ def minor_units(nanos: Fraction, unit: Currency) -> int:
     return round_half_away(nanos * Fraction(10**unit.ledger_exponent, 10**NANOS_EXPONENT))
 
 
+def parse_minor(text: str, unit: Currency) -> int:
+    """A decimal amount as the ledger's minor units of a currency, exactly: `12.34` of USD is 1234.
+
+    Raises:
+        InvalidValueError: not an amount, or one finer than the currency is billed in.
+    """
+    exact = Fraction(parse_amount(text) * 10**unit.ledger_exponent, 10**NANOS_EXPONENT)
+    if exact.denominator != 1:
+        raise InvalidValueError(f"{unit.code} is billed in {unit.ledger_exponent} decimals.", "amount")
+    return exact.numerator
+
+
 def format_minor(minor: int, unit: Currency) -> str:
     """Minor units for people: 1234 of USD is `12.34 USD`."""
     shown = round_half_away(Fraction(minor * 10**unit.display_exponent, 10**unit.ledger_exponent))

@@ -27,7 +27,7 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import collections, people
+from gateway.routes.admin import collections, credit_notes, people, review
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -51,6 +51,8 @@ _ROUTES = [
     people.get_me,
     collections.get_collections,
     stripe_events.receive_event,
+    *review.ROUTES,
+    *credit_notes.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.commands.collection import collection
 from gateway.commands.credit import tenant_add_credit
+from gateway.commands.credit_notes import credit_note
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
 from gateway.commands.invoices import invoice
@@ -15,6 +16,7 @@ from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
+from gateway.commands.review import INVOICE_COMMANDS, audit_command
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
 from gateway.commands.staff import staff
 from infra.migrations import migrate
@@ -92,7 +94,19 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-_MONEY = (usage_command, invoice, collection, reconcile_command, partition, webhook, alert)
+for command in INVOICE_COMMANDS:
+    invoice.add_command(command)
+_MONEY = (
+    usage_command,
+    invoice,
+    credit_note,
+    collection,
+    audit_command,
+    reconcile_command,
+    partition,
+    webhook,
+    alert,
+)
 for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)
 

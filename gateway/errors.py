@@ -63,6 +63,8 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "stripe_signature_invalid": (400, _REQUEST),
     "stripe_timestamp_invalid": (400, _REQUEST),
     "stripe_refused": (500, _SERVER),  # by commands and jobs alone
+    "credit_note_state": (409, _REQUEST),
+    "over_credited": (409, _REQUEST),
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "unknown_intent_set": (404, "not_found_error"),

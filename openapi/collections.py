@@ -5,6 +5,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from openapi.review import Next
+
 
 class CollectionBody(Struct, frozen=True, kw_only=True):
     """An invoice on its way through Stripe. `failed` and `mismatch` wait for somebody, and `reason` says why;
@@ -45,12 +47,11 @@ class CollectionBody(Struct, frozen=True, kw_only=True):
     object: Literal["collection"] = "collection"
 
 
-class CollectionList(Struct, frozen=True):
-    """A page of collections, the latest first. With `has_more`, the next page comes `after` the last one's
-    `invoice_id`."""
+class CollectionListBody(Struct, frozen=True):
+    """Collections, the latest first."""
 
     data: list[CollectionBody]
-    has_more: bool
+    next: Next
     object: Literal["list"] = "list"
 
 

@@ -35,7 +35,7 @@ _ERRORS = {
     402: "A cap of the tenant or the key leaves no room for the call.",
     403: "The key may not do this, or not from this address.",
     404: "There is no such model, call or endpoint.",
-    409: "The same request, known by its Idempotency-Key, is still being answered.",
+    409: "The same request is being answered, or what it is about is in another state; `code` says which.",
     413: "The body is too large.",
     415: "The endpoint takes another content type.",
     422: "The Idempotency-Key was used for another request.",

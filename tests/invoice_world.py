@@ -8,11 +8,15 @@ from billing.closing import close_ended_months
 from billing.drafts import run_drafts
 from billing.invoices import Invoice, list_invoices, show_invoice
 from billing.issuing import approve, issue
+from billing.meters import TTS_CHARACTERS
 from infra.database import Pool
 from tests.billing_world import charge, open_ledger
 
 OCTOBER = datetime(2025, 10, 10, 4, tzinfo=UTC)
 NOVEMBER = datetime(2025, 11, 10, 4, tzinfo=UTC)
+AFTER_OCTOBER = datetime(2025, 11, 1, 12, tzinfo=UTC)
+AFTER_NOVEMBER = datetime(2025, 12, 1, 12, tzinfo=UTC)
+DOLLARS = [(TTS_CHARACTERS, 1_000_000)]  # 15 USD
 MAKER, CHECKER = "staff:stf_maker", "staff:stf_checker"
 
 

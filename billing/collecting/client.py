@@ -4,9 +4,10 @@ Repeats are not the library's but the collector's, with the same idempotency key
 may quote what it was sent: of it only codes, the field's name and the request's id go further.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -14,12 +15,13 @@ import stripe
 from stripe import HTTPXClient, StripeClient, StripeError, StripeObject
 
 from billing.collecting.items import ITEM_KEY, TENANT_KEY, Item, Order
-from billing.collecting.remote import API_VERSION, RemoteInvoice, RemoteLine
+from billing.collecting.remote import API_VERSION, RemoteCreditNote, RemoteInvoice, RemoteLine
 from billing.store.collecting import ContactRow
 from infra.errors import DomainError, UnavailableError
 
 _PAGE: Final = 100
 _MOST_PAGES: Final = 2000
+_MOST_LISTED: Final = 1000
 _LONGEST_RETRY_AFTER_S: Final = 3600
 _NOT_KEPT: Final = frozenset({401, 403, 409, 429})
 _MISSING: Final = 404
@@ -184,14 +186,9 @@ class StripeApi:
 
     async def read_lines(self, stripe_invoice_id: str) -> list[RemoteLine]:
         """All lines of an invoice."""
-        lines: list[RemoteLine] = []
-        params: Any = {"limit": _PAGE}
-        while True:
-            page = await _answer(self._v1.invoices.line_items.list_async(stripe_invoice_id, params), _Page)
-            lines += msgspec.convert(page.data, list[RemoteLine])
-            if not page.has_more or len(lines) >= _PAGE * _PAGE:
-                return lines
-            params["starting_after"] = lines[-1].id
+        return await self._all(
+            partial(self._v1.invoices.line_items.list_async, stripe_invoice_id), RemoteLine
+        )
 
     async def finalise(self, stripe_invoice_id: str, key: str) -> None:
         """Make a draft final; nobody is told yet."""
@@ -228,9 +225,43 @@ class StripeApi:
             self._v1.invoices.mark_uncollectible_async(stripe_invoice_id, {}, {"idempotency_key": key})
         )
 
+    async def list_credit_notes(self, stripe_invoice_id: str) -> list[RemoteCreditNote]:
+        """All credit notes of an invoice."""
+        return await self._all(self._v1.credit_notes.list_async, RemoteCreditNote, invoice=stripe_invoice_id)
+
+    async def create_credit_note(
+        self,
+        stripe_invoice_id: str,
+        amount: int,
+        out_of_band: int,
+        memo: str,
+        metadata: dict[str, str],
+        key: str,
+    ) -> None:
+        """Take an amount off an invoice: off what is open of it, but for what is given back elsewhere."""
+        params: Any = {"invoice": stripe_invoice_id, "amount": amount, "memo": memo, "metadata": metadata}
+        if out_of_band:
+            params["out_of_band_amount"] = out_of_band
+        await _answer(self._v1.credit_notes.create_async(params, {"idempotency_key": key}), RemoteCreditNote)
+
     async def delete(self, stripe_invoice_id: str) -> None:
         """Delete a draft."""
         await _answer(self._v1.invoices.delete_async(stripe_invoice_id), _Named)
+
+    @staticmethod
+    async def _all(
+        list_page: Callable[[Any], Awaitable[StripeObject]], kind: type[T], **params: Any
+    ) -> list[T]:
+        """All of a list that is known to be short."""
+        found: list[T] = []
+        params["limit"] = _PAGE
+        while len(found) < _MOST_LISTED:
+            page = await _answer(list_page(params), _Page)
+            found += msgspec.convert(page.data, list[kind])
+            if not page.has_more:
+                break
+            params["starting_after"] = msgspec.convert(page.data[-1], _Named).id
+        return found
 
     @staticmethod
     async def _change(request: Awaitable[StripeObject]) -> RemoteInvoice:

@@ -9,12 +9,13 @@ after a day; what is there, it does not forget.
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from billing import audit
 from billing.collecting.client import StripeApi, StripeAwayError, StripeRefusedError
+from billing.collecting.crediting import MismatchError, credit, missing_notes
 from billing.collecting.items import (
     INVOICE_KEY,
     REVISION_KEY,
@@ -27,12 +28,13 @@ from billing.collecting.remote import RemoteInvoice, RemoteLine
 from billing.collecting.steps import Step, look_again_in, next_step, state_of
 from billing.deliveries import FIRST_RETRY_MS, retry_pause
 from billing.invoices import read_invoice
-from billing.issuing import note_paid
+from billing.issuing import settle
 from billing.store import collecting as store
 from billing.store import issuing as issuing_store
 from billing.store import jobs
 from billing.store import stripe_events as events_store
 from billing.store.collecting import CollectionRow, State
+from billing.store.credit_notes import NoteRow
 from infra.database import Pool, borrow
 from infra.logs import event
 
@@ -52,15 +54,8 @@ class _Sight(msgspec.Struct, frozen=True):
     row: CollectionRow
     found: RemoteInvoice | None
     lines: Sequence[RemoteLine]
+    notes: Sequence[NoteRow]
     step: Step
-
-
-class _MismatchError(Exception):
-    """The two sides contradict each other."""
-
-    def __init__(self, said: Sequence[str]) -> None:
-        super().__init__("; ".join(said))
-        self.reason = "; ".join(said)[:1000]
 
 
 class Collector:
@@ -117,7 +112,7 @@ class Collector:
                 sight = await self._look(row)
                 step = sight.step
                 is_done = await self._take(sight)
-            except _MismatchError as error:
+            except MismatchError as error:
                 is_done = await self._stop(row, "mismatch", error.reason)
             except StripeAwayError as error:
                 is_done = await self._try_later(row, error)
@@ -138,19 +133,20 @@ class Collector:
 
     async def _look(self, row: CollectionRow) -> _Sight:
         if row.stripe_invoice_id is None:
-            return _Sight(row, None, (), next_step(row, None, 0))
+            return _Sight(row, None, (), (), next_step(row, None, 0))
         try:
             found = await self._api.read_invoice(row.stripe_invoice_id)
         except StripeRefusedError as error:
             if not error.is_missing:
                 raise
             if row.invoice_status == "issued":
-                raise _MismatchError([f"{row.stripe_invoice_id} is gone at Stripe"]) from None
-            return _Sight(row, None, (), Step.DELETE)
+                raise MismatchError([f"{row.stripe_invoice_id} is gone at Stripe"]) from None
+            return _Sight(row, None, (), (), Step.DELETE)
         lines: Sequence[RemoteLine] = ()
         if found.status == "draft" or not row.delivered_at:
             lines = await self._api.read_lines(found.id)
-        return _Sight(row, found, lines, next_step(row, found, len(lines)))
+        notes = await missing_notes(self._pool, self._api, row.invoice_id, found)
+        return _Sight(row, found, lines, notes, next_step(row, found, len(lines), len(notes)))
 
     async def _take(self, sight: _Sight) -> bool:
         """Do the next step; returns whether it was the last one for now."""
@@ -170,6 +166,9 @@ class Collector:
             case Step.DELIVER:
                 await self._compare(sight)
                 await self._deliver(row, found)
+            case Step.CREDIT:
+                note = sight.notes[0]
+                await credit(self._api, note, found, _key(row, f"credit:{note.credit_note_id}"))
             case Step.PAY_OUT_OF_BAND:
                 await self._api.pay(found.id, _key(row, "paid"), out_of_band=True)
             case Step.VOID:
@@ -182,7 +181,7 @@ class Collector:
                 return await self._note(row, found)
             case _:
                 said = f"the invoice is {row.invoice_status} here, {found.status} at Stripe"
-                raise _MismatchError([said])
+                raise MismatchError([said])
         return False
 
     async def _create(self, row: CollectionRow) -> bool:
@@ -226,7 +225,7 @@ class Collector:
         ]
         found = [one for one in found if one.status != "void"] or found[:1]
         if len(found) > 1:
-            raise _MismatchError([f"{len(found)} invoices at Stripe: {', '.join(one.id for one in found)}"])
+            raise MismatchError([f"{len(found)} invoices at Stripe: {', '.join(one.id for one in found)}"])
         return found[0] if found else None
 
     async def _delete(self, row: CollectionRow, found: RemoteInvoice | None) -> bool:
@@ -236,12 +235,12 @@ class Collector:
         return await self._withdraw(row)
 
     async def _compare(self, sight: _Sight) -> None:
-        """Raises: _MismatchError: what Stripe has is not what was ordered."""
+        """Raises: MismatchError: what Stripe has is not what was ordered."""
         assert sight.found is not None, "there is something to compare"
         order, row = await self._order(sight.row), sight.row
         said = differences(order, row.customer_id, row.livemode, sight.found, sight.lines)
         if said:
-            raise _MismatchError(said)
+            raise MismatchError(said)
 
     async def _deliver(self, row: CollectionRow, found: RemoteInvoice) -> None:
         """Send it, or charge it once; what comes after is Stripe's, as its account is set up."""
@@ -261,13 +260,12 @@ class Collector:
         """Pay here what is paid at Stripe, if it is what was due."""
         said = payment_differences(await self._order(row), found)
         if said:
-            raise _MismatchError(said)
+            raise MismatchError(said)
         async with borrow(self._pool) as connection, connection.transaction():
             await issuing_store.lock_invoice(connection, row.invoice_id)
             if (await read_invoice(connection, row.invoice_id)).status in ("issued", "uncollectible"):
-                await note_paid(
-                    connection, row.invoice_id, audit.WORKER, by="stripe", stripe_invoice_id=found.id
-                )
+                detail: dict[str, Any] = {"by": "stripe", "stripe_invoice_id": found.id}
+                await settle(connection, row.invoice_id, "paid", audit.WORKER, **detail)
             await events_store.set_events_applied(connection, row.invoice_id, row.read_at)
 
     async def _note(self, row: CollectionRow, found: RemoteInvoice) -> bool:

@@ -29,6 +29,11 @@ _PAGE: Final = 500
 MOST_RECORDED: Final = 1000
 
 
+_Kind = Literal[
+    "missing_here", "duplicate", "missing_there", "amount", "status", "not_sent", "failed", "mismatch"
+]
+
+
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """What is otherwise on the two sides.
 
@@ -38,9 +43,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
             `Collection.state`.
     """
 
-    kind: Literal[
-        "missing_here", "duplicate", "missing_there", "amount", "status", "not_sent", "failed", "mismatch"
-    ]
+    kind: _Kind
     invoice_id: str | None
     stripe_invoice_id: str | None
     detail: str
@@ -119,34 +122,57 @@ def _is_news(row: CollectionRow, remote: RemoteInvoice | None) -> bool:
         return row.state not in ("withdrawn", "failed", "mismatch")
     if row.state in ("failed", "mismatch"):
         return False
-    if next_step(row, remote, line_count=1) is not Step.NOTE:
+    if next_step(row, remote, line_count=1) is not Step.NOTE or _credited(row) != _credited_there(
+        row, remote
+    ):
         return True
     return remote.status == "open" or state_of(row, remote, row.read_at) != row.state
 
 
 def _differences(row: CollectionRow, remote: RemoteInvoice | None) -> list[Difference]:
-    def difference(kind: str, detail: str) -> list[Difference]:
-        given = {
-            "kind": kind,
-            "invoice_id": row.invoice_id,
-            "stripe_invoice_id": row.stripe_invoice_id,
-            "detail": detail,
-        }
-        return [msgspec.convert(given, Difference)]
-
+    found: tuple[_Kind, str] | None
     if row.state in ("failed", "mismatch"):
-        return difference(row.state, row.reason or "")
-    if remote is None:
-        if row.stripe_invoice_id:
-            return difference("missing_there", f"{row.stripe_invoice_id} is not at Stripe")
-        waits = row.state == "waiting" and row.read_at - row.entered_at > _LONG
-        return difference("not_sent", row.reason or "it still waits") if waits else []
+        found = row.state, row.reason or ""
+    elif remote is None:
+        found = _why_not_there(row)
+    else:
+        found = _what_differs(row, remote)
+    if found is None:
+        return []
+    kind, detail = found
+    return [
+        Difference(
+            kind=kind, invoice_id=row.invoice_id, stripe_invoice_id=row.stripe_invoice_id, detail=detail
+        )
+    ]
+
+
+def _why_not_there(row: CollectionRow) -> tuple[_Kind, str] | None:
+    if row.stripe_invoice_id:
+        return "missing_there", f"{row.stripe_invoice_id} is not at Stripe"
+    if row.state == "waiting" and row.read_at - row.entered_at > _LONG:
+        return "not_sent", row.reason or "it still waits"
+    return None
+
+
+def _what_differs(row: CollectionRow, remote: RemoteInvoice) -> tuple[_Kind, str] | None:
     ours = (provider_amount(row.due_minor, currency(row.currency)), row.currency.lower())
     if remote.status != "draft" and ours != (remote.total, remote.currency):
-        return difference("amount", f"{ours} here, {(remote.total, remote.currency)} at Stripe")
+        return "amount", f"{ours} here, {(remote.total, remote.currency)} at Stripe"
+    if _credited(row) != _credited_there(row, remote):
+        return "amount", f"{_credited(row)} credited here, {_credited_there(row, remote)} at Stripe"
     if row.attempts == 0 and next_step(row, remote, line_count=1) is not Step.NOTE:
-        return difference("status", f"{row.invoice_status} here, {remote.status} at Stripe")
-    return []
+        return "status", f"{row.invoice_status} here, {remote.status} at Stripe"
+    return None
+
+
+def _credited(row: CollectionRow) -> int:
+    return provider_amount(row.credited_minor, currency(row.currency))
+
+
+def _credited_there(row: CollectionRow, remote: RemoteInvoice) -> int:
+    """In Stripe's minor unit; where an invoice takes no credit notes, what it would be."""
+    return remote.pre_payment_credit_notes_amount if remote.status in ("open", "paid") else _credited(row)
 
 
 async def _unknown(pool: Pool, remote: RemoteInvoice) -> list[Difference]:
@@ -158,7 +184,7 @@ async def _unknown(pool: Pool, remote: RemoteInvoice) -> list[Difference]:
         if await events_store.find_collection(connection, remote.id, None):
             return []
         row = await store.read_collection(connection, invoice_id)
-    kind: Literal["duplicate", "missing_here"] = "missing_here"
+    kind: _Kind = "missing_here"
     if row is not None:
         if row.stripe_invoice_id is None and row.state == "waiting":
             return []  # it is on its way to being recorded

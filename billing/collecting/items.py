@@ -37,6 +37,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         currency: in small letters, as Stripe writes it.
         total: in Stripe's minor unit; the sum of the items.
+        credited: what credit notes took off it, likewise.
         days_until_due: from when Stripe has it.
         metadata: what names it ours.
     """
@@ -45,6 +46,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     items: tuple[Item, ...]
     total: int
+    credited: int
     collection_method: str
     days_until_due: int
     metadata: dict[str, str]
@@ -62,6 +64,7 @@ def order_of(invoice: Invoice, method: Method) -> Order:
         currency=unit.code.lower(),
         items=items_of(invoice, unit),
         total=provider_amount(invoice.due_minor, unit),
+        credited=provider_amount(invoice.credited_minor, unit),
         collection_method=STRIPES_METHOD[method],
         days_until_due=(invoice.due_on - issued_on).days,
         metadata={
@@ -78,7 +81,7 @@ def items_of(invoice: Invoice, unit: Currency) -> tuple[Item, ...]:
     """The items, `MOST_ITEMS` at most: with more lines than that, the last ones are one item together."""
     named = [
         (f"{invoice.tax_name or 'Tax'} {format_percent(invoice.tax_ppm)}", invoice.tax_minor),
-        ("Carried from the invoice before", invoice.carried_in_minor),
+        ("Carried from before", invoice.carried_in_minor),
         ("Carried to the next invoice", -invoice.carried_out_minor),
     ]
     extras = [Item(name, provider_amount(minor, unit)) for name, minor in named if minor]
@@ -130,11 +133,11 @@ def differences(
 
 def payment_differences(order: Order, found: RemoteInvoice) -> list[str]:
     """What keeps an invoice that is paid at Stripe from being paid here: another amount than is due."""
-    expected = order.total - found.pre_payment_credit_notes_amount
     said = {
         "currency": (order.currency, found.currency),
         "total": (order.total, found.total),
-        "paid": (expected, found.amount_paid),
+        "credited": (order.credited, found.pre_payment_credit_notes_amount),
+        "paid": (order.total - order.credited, found.amount_paid),
         "overpaid": (0, found.amount_overpaid),
         "metadata": (order.metadata[INVOICE_KEY], found.metadata.get(INVOICE_KEY)),
     }

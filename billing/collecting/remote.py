@@ -19,6 +19,14 @@ class RemoteLine(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
+class RemoteCreditNote(msgspec.Struct, frozen=True, kw_only=True):
+    """A credit note; see `stripe.CreditNote`. Its amount, in Stripe's minor unit, includes tax."""
+
+    id: str
+    amount: int
+    metadata: dict[str, str] = {}
+
+
 class _PaymentIntent(msgspec.Struct, frozen=True):
     status: str
 

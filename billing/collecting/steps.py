@@ -23,6 +23,7 @@ class Step(StrEnum):
     ADD_ITEMS = "items"
     FINALISE = "finalise"  # once it is compared
     DELIVER = "deliver"  # send, or charge; once it is compared again
+    CREDIT = "credit"  # a credit note that is not there yet
     PAY_OUT_OF_BAND = "paid"
     VOID = "void"
     WRITE_OFF = "uncollectible"
@@ -52,18 +53,21 @@ _STEPS: Final[Mapping[tuple[str, str], Step]] = {
 }
 
 
-def next_step(row: CollectionRow, found: RemoteInvoice | None, line_count: int) -> Step:
+def next_step(row: CollectionRow, found: RemoteInvoice | None, line_count: int, note_count: int = 0) -> Step:
     """The next step.
 
     Args:
         found: the invoice at Stripe; None where none is on record.
         line_count: how many lines it has.
+        note_count: how many credit notes it lacks; it takes none as a draft or when it is written off.
     """
     if found is None:
         return Step.CREATE
     step = _STEPS.get((row.invoice_status, found.status), Step.MISMATCH)
     if step is Step.FINALISE and not line_count:
         return Step.ADD_ITEMS
+    if note_count and found.status in ("open", "paid") and step is not Step.MISMATCH:
+        return Step.CREDIT
     if step is Step.DELIVER and row.delivered_at:
         return Step.NOTE
     return step

@@ -38,7 +38,7 @@ class CollectionRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         invoice_status: how it stands here.
         customer_id: the tenant's at Stripe, in this mode.
-        due_minor: in the ledger's minor units.
+        due_minor: in the ledger's minor units; `credited_minor` of it was taken off by credit notes.
         payment_attempts: as Stripe counts them.
         due_at: when it is looked at next.
         attempts: that failed in a row.
@@ -68,6 +68,7 @@ class CollectionRow(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     series: int
     read_at: datetime
+    credited_minor: int
 
 
 class ContactRow(msgspec.Struct, frozen=True):

@@ -33,8 +33,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     language: str
     tax_name: str
     tax_ppm: int
-    carried_from: str | None
-    carried_in_minor: int
+    carried: Any
     invoice_id: str | None
     revision: int
     status: str | None
@@ -95,8 +94,9 @@ async def lock_billable_months(connection: Connection, period: str, after: str, 
 
 
 async def read_months(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[MonthRow]:
-    """These tenants' months. What is carried in comes from the latest issued invoice of a month before that
-    no other invoice took over.
+    """These tenants' months. What is carried in comes from all issued invoices of months before that left
+    something, and from all credit notes, that no other invoice took over; an issued invoice keeps what it
+    has.
     """
     async with connection.cursor(row_factory=class_row(MonthRow)) as cursor:
         await cursor.execute(
@@ -109,7 +109,8 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
                    jsonb_build_object('name', profile.name, 'address', profile.address,
                                       'tax_id', profile.tax_id, 'email', profile.email) AS bill_to,
                    profile.language, profile.tax_name, profile.tax_ppm,
-                   carry.invoice_id AS carried_from, coalesce(carry.carried_out_minor, 0) AS carried_in_minor,
+                   CASE WHEN latest.number IS NOT NULL AND latest.status <> 'void' THEN latest.carried
+                        ELSE coalesce(free.carried, '[]') END AS carried,
                    latest.invoice_id, coalesce(latest.revision, 0) AS revision, latest.status,
                    latest.replaces, coalesce(latest.to_be_reissued, false) AS to_be_reissued,
                    coalesce(latest.prepared_by, '{}') AS prepared_by, latest.content_sha256
@@ -123,14 +124,26 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
                 ORDER BY invoice.revision DESC LIMIT 1
             ) AS latest ON true
             LEFT JOIN LATERAL (
-                SELECT * FROM billing.invoice earlier
-                WHERE earlier.tenant_id = month.tenant_id AND earlier.period < month.period
-                  AND earlier.number IS NOT NULL AND earlier.status <> 'void'
-                ORDER BY earlier.period DESC LIMIT 1
-            ) AS carry ON carry.carried_out_minor <> 0 AND NOT EXISTS (
-                SELECT FROM billing.invoice taker
-                WHERE taker.carried_from = carry.invoice_id AND taker.status <> 'void'
-                  AND taker.period <> month.period)
+                SELECT jsonb_agg(to_jsonb(offer) - 'issued_at' ORDER BY offer.issued_at, offer.id) AS carried
+                FROM (
+                    SELECT 'invoice' AS source, earlier.invoice_id AS id, earlier.number,
+                           earlier.carried_out_minor AS amount_minor, earlier.issued_at
+                    FROM billing.invoice earlier
+                    WHERE earlier.tenant_id = month.tenant_id AND earlier.period < month.period
+                      AND earlier.number IS NOT NULL AND earlier.status <> 'void'
+                      AND earlier.carried_out_minor <> 0
+                    UNION ALL
+                    SELECT 'credit_note', note.credit_note_id, note.number, -note.carries_minor,
+                           note.issued_at
+                    FROM billing.credit_note note
+                    WHERE note.tenant_id = month.tenant_id AND note.carries_minor > 0
+                ) AS offer
+                WHERE NOT EXISTS (
+                    SELECT FROM billing.invoice taker
+                    WHERE taker.tenant_id = month.tenant_id AND taker.status <> 'void'
+                      AND taker.period <> month.period
+                      AND taker.carried @> jsonb_build_array(jsonb_build_object('id', offer.id)))
+            ) AS free ON true
             WHERE month.period = %(period)s AND month.tenant_id = ANY(%(tenant_ids)s)
             ORDER BY month.tenant_id
             """,

@@ -58,9 +58,10 @@ class InvoiceRow(msgspec.Struct, frozen=True, kw_only=True):
     tax_minor: int
     total_minor: int
     carried_in_minor: int
-    carried_from: str | None
+    carried: Any
     carried_out_minor: int
     due_minor: int
+    credited_minor: int
     content_sha256: bytes
     drafted_at: datetime
     prepared_by: list[str]
@@ -98,9 +99,11 @@ async def read_invoice(connection: Connection, invoice_id: str) -> InvoiceRow | 
             SELECT invoice_id, tenant_id, period, revision, replaces, status,
                    period.starts_at, period.ends_at, period.time_zone,
                    issuer_id, issuer, bill_to, language, currency, period_complete, subtotal_minor, tax_name,
-                   tax_ppm, tax_minor, total_minor, carried_in_minor, carried_from, carried_out_minor,
-                   due_minor, content_sha256, drafted_at, prepared_by, approved_at, approved_by,
-                   approved_sha256, number, issued_at, due_on, previous_chain_sha256, chain_sha256,
+                   tax_ppm, tax_minor, total_minor, carried_in_minor, carried, carried_out_minor, due_minor,
+                   (SELECT coalesce(sum(note.reduces_minor), 0)::bigint FROM billing.credit_note note
+                    WHERE note.invoice_id = invoice.invoice_id) AS credited_minor,
+                   content_sha256, drafted_at, prepared_by, approved_at, approved_by, approved_sha256,
+                   number, issued_at, due_on, previous_chain_sha256, chain_sha256,
                    settled_at, to_be_reissued
             FROM billing.invoice JOIN billing.period USING (tenant_id, period)
             WHERE invoice_id = %(invoice_id)s
@@ -153,16 +156,16 @@ async def write_invoices(connection: Connection, invoices: Sequence[dict[str, An
         INSERT INTO billing.invoice AS invoice (
             invoice_id, tenant_id, period, revision, replaces, status, issuer_id, issuer, bill_to, language,
             currency, period_complete, subtotal_minor, tax_name, tax_ppm, tax_minor, total_minor,
-            carried_in_minor, carried_from, carried_out_minor, due_minor, content_sha256, prepared_by)
+            carried_in_minor, carried, carried_out_minor, due_minor, content_sha256, prepared_by)
         SELECT invoice_id, tenant_id, period, revision, replaces, status, issuer_id, issuer, bill_to,
                language, currency, period_complete, subtotal_minor, tax_name, tax_ppm, tax_minor, total_minor,
-               carried_in_minor, carried_from, carried_out_minor, due_minor,
+               carried_in_minor, carried, carried_out_minor, due_minor,
                decode(content_sha256, 'hex'), prepared_by
         FROM jsonb_to_recordset(%(invoices)s) AS given (
             invoice_id text, tenant_id text, period text, revision int, replaces text, status text,
             issuer_id text, issuer jsonb, bill_to jsonb, language text, currency text,
             period_complete boolean, subtotal_minor bigint, tax_name text, tax_ppm int, tax_minor bigint,
-            total_minor bigint, carried_in_minor bigint, carried_from text, carried_out_minor bigint,
+            total_minor bigint, carried_in_minor bigint, carried jsonb, carried_out_minor bigint,
             due_minor bigint,
             content_sha256 text, prepared_by text[])
         ON CONFLICT (invoice_id) DO UPDATE
@@ -171,7 +174,7 @@ async def write_invoices(connection: Connection, invoices: Sequence[dict[str, An
             period_complete = excluded.period_complete, subtotal_minor = excluded.subtotal_minor,
             tax_name = excluded.tax_name, tax_ppm = excluded.tax_ppm, tax_minor = excluded.tax_minor,
             total_minor = excluded.total_minor, carried_in_minor = excluded.carried_in_minor,
-            carried_from = excluded.carried_from, carried_out_minor = excluded.carried_out_minor,
+            carried = excluded.carried, carried_out_minor = excluded.carried_out_minor,
             due_minor = excluded.due_minor, content_sha256 = excluded.content_sha256,
             prepared_by = excluded.prepared_by, drafted_at = now(),
             approved_at = NULL, approved_by = NULL, approved_sha256 = NULL

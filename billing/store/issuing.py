@@ -8,13 +8,22 @@ from psycopg.rows import class_row
 from infra.database import Connection
 
 
-class IssuerRow(msgspec.Struct, frozen=True):
-    """What an issuer's next invoice needs, under its lock."""
+class SeriesRow(msgspec.Struct, frozen=True):
+    """What the next document of an issuer's series needs, under the issuer's lock."""
 
     number_prefix: str
-    payment_days: int
     last_number: int
     last_chain_sha256: bytes
+    payment_days: int
+
+
+class Link(msgspec.Struct, frozen=True):
+    """The place of a document in its series: its number, and its link in the hash chain."""
+
+    number_in_issuer: int
+    number: str
+    previous_chain_sha256: bytes
+    chain_sha256: bytes
 
 
 async def lock_invoice(connection: Connection, invoice_id: str) -> bool:
@@ -26,12 +35,12 @@ async def lock_invoice(connection: Connection, invoice_id: str) -> bool:
     return cursor.rowcount == 1
 
 
-async def lock_issuer(connection: Connection, issuer_id: str) -> IssuerRow:
+async def lock_issuer(connection: Connection, issuer_id: str) -> SeriesRow:
     """Lock an issuer: one invoice at a time gets its number."""
-    async with connection.cursor(row_factory=class_row(IssuerRow)) as cursor:
+    async with connection.cursor(row_factory=class_row(SeriesRow)) as cursor:
         await cursor.execute(
             """
-            SELECT number_prefix, payment_days, last_number, last_chain_sha256
+            SELECT number_prefix, last_number, last_chain_sha256, payment_days
             FROM billing.issuer WHERE issuer_id = %(issuer_id)s FOR UPDATE
             """,
             {"issuer_id": issuer_id},
@@ -84,24 +93,18 @@ async def set_issued(
     connection: Connection,
     invoice_id: str,
     issuer_id: str,
+    link: Link,
     *,
-    number_in_issuer: int,
-    number: str,
     issued_at: datetime,
     due_on: date,
-    previous_chain_sha256: bytes,
-    chain_sha256: bytes,
 ) -> None:
     """Give an invoice its number. Call it under `lock_issuer`."""
     parameters = {
+        **msgspec.structs.asdict(link),
         "invoice_id": invoice_id,
         "issuer_id": issuer_id,
-        "number_in_issuer": number_in_issuer,
-        "number": number,
         "issued_at": issued_at,
         "due_on": due_on,
-        "previous_chain_sha256": previous_chain_sha256,
-        "chain_sha256": chain_sha256,
     }
     await connection.execute(
         """

@@ -64,8 +64,10 @@ def describe_invoice(shown: Invoice) -> str:
         totals[f"{shown.tax_name or 'tax'} {format_percent(shown.tax_ppm)}"] = shown.tax_minor
     totals["total"] = shown.total_minor
     if shown.due_minor != shown.total_minor:
-        totals |= {"carried in": shown.carried_in_minor, "carried to the next": -shown.carried_out_minor}
-        totals["due"] = shown.due_minor
+        totals |= {f"carried in from {one.number}": one.amount_minor for one in shown.carried}
+        totals |= {"carried to the next": -shown.carried_out_minor, "due": shown.due_minor}
+    if shown.credited_minor:
+        totals |= {"credited": -shown.credited_minor, "open": shown.open_minor}
     return "\n".join(
         [
             f"{shown.number or shown.invoice_id}  {shown.status}",

@@ -45,13 +45,15 @@ SELECT collection.invoice_id, invoice.tenant_id, invoice.period, invoice.revisio
        invoice.status AS invoice_status, invoice.number, invoice.currency, invoice.due_minor,
        collection.livemode, collection.method, collection.entered_at, collection.state, collection.reason,
        customer.customer_id, collection.stripe_invoice_id, collection.delivered_at, collection.payment_attempts,
-       collection.checked_at, collection.due_at, collection.attempts, collection.series, now() AS read_at
+       collection.checked_at, collection.due_at, collection.attempts, collection.series, now() AS read_at,
+       (SELECT coalesce(sum(note.reduces_minor), 0)::bigint FROM billing.credit_note note
+        WHERE note.invoice_id = collection.invoice_id) AS credited_minor
 FROM billing.collection
 JOIN billing.invoice USING (invoice_id)
 LEFT JOIN billing.stripe_customer customer
     ON customer.tenant_id = invoice.tenant_id AND customer.livemode = collection.livemode;
 
--- What becomes of an issued invoice here, by whichever way, is told to Stripe.
+-- What becomes of an issued invoice here, by whichever way, is told to Stripe, and so are its credit notes.
 CREATE FUNCTION billing.wake_collection() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE billing.collection SET due_at = now() WHERE invoice_id = NEW.invoice_id;
@@ -59,6 +61,9 @@ BEGIN
 END $$;
 CREATE TRIGGER told_to_stripe AFTER UPDATE OF status ON billing.invoice
     FOR EACH ROW WHEN (OLD.status <> NEW.status AND NEW.number IS NOT NULL)
+    EXECUTE FUNCTION billing.wake_collection();
+CREATE TRIGGER told_to_stripe AFTER UPDATE OF status ON billing.credit_note
+    FOR EACH ROW WHEN (NEW.status = 'issued')
     EXECUTE FUNCTION billing.wake_collection();
 
 -- Events of Stripe by their own ids, each handled once.

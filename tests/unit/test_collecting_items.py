@@ -65,12 +65,15 @@ def invoice(lines: list[InvoiceLine], tax: int = 0, carried: int = 0, code: str 
         tax_minor=tax,
         total_minor=subtotal + tax,
         carried_in_minor=carried,
-        carried_from="inv_0" if carried else None,
+        carried=(),
         carried_out_minor=0,
         due_minor=subtotal + tax + carried,
         status="issued",
         total="",
         due="",
+        credited_minor=0,
+        open_minor=0,
+        open="",
         content_sha256="ab" * 32,
         drafted_at=NOW,
         prepared_by=("a",),
@@ -136,7 +139,7 @@ def test_an_item_says_what_it_is_for() -> None:
         "Minimum commitment, 2025-10",
         "Prepaid credit, 2025-10",
         "VAT 5%",
-        "Carried from the invoice before",
+        "Carried from before",
     ]
 
 
@@ -206,7 +209,7 @@ def test_every_item_is_compared(change: dict[str, Any]) -> None:
     ("change", "said"),
     [
         ({"amount_paid": 1617}, []),
-        ({"amount_paid": 1600, "pre_payment_credit_notes_amount": 17}, []),
+        ({"amount_paid": 1600, "pre_payment_credit_notes_amount": 17}, ["credited", "paid"]),
         ({"amount_paid": 0}, ["paid"]),
         ({"amount_paid": 1700, "amount_overpaid": 83}, ["paid", "overpaid"]),
         ({"amount_paid": 1617, "currency": "eur"}, ["currency"]),
@@ -217,6 +220,11 @@ def test_every_item_is_compared(change: dict[str, Any]) -> None:
 def test_only_what_was_due_pays_an_invoice(change: dict[str, Any], said: list[str]) -> None:
     found = payment_differences(ORDER, msgspec.structs.replace(THERE, **change))
     assert [one.split(":")[0] for one in found] == said
+
+
+def test_what_was_credited_before_is_not_to_be_paid() -> None:
+    there = msgspec.structs.replace(THERE, amount_paid=1600, pre_payment_credit_notes_amount=17)
+    assert payment_differences(msgspec.structs.replace(ORDER, credited=17), there) == []
 
 
 def test_the_version_that_is_asked_for_is_the_one_the_package_is_typed_for() -> None:

@@ -35,6 +35,7 @@ ROW = CollectionRow(
     attempts=0,
     series=0,
     read_at=NOW,
+    credited_minor=0,
 )
 THERE = RemoteInvoice(
     id="in_1",
@@ -95,6 +96,14 @@ def test_the_way_of_an_invoice_that_goes_well() -> None:
     assert next_step(fresh, at_stripe(status="draft"), 2) is Step.FINALISE
     assert next_step(fresh, at_stripe(), 2) is Step.DELIVER
     assert next_step(ROW, at_stripe(), 2) is Step.NOTE
+
+
+def test_a_credit_note_comes_before_all_that_depends_on_what_is_open() -> None:
+    for here, there in (("issued", "open"), ("paid", "open"), ("paid", "paid"), ("uncollectible", "open")):
+        row = msgspec.structs.replace(ROW, invoice_status=here, delivered_at=None)
+        assert next_step(row, at_stripe(status=there), 2, 1) is Step.CREDIT
+    assert next_step(ROW, at_stripe(status="draft"), 2, 1) is Step.FINALISE
+    assert next_step(ROW, at_stripe(status="uncollectible"), 2, 1) is Step.NOTE
 
 
 @pytest.mark.parametrize(
