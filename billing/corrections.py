@@ -24,8 +24,8 @@ async def void(pool: Pool, invoice_id: str, actor: str, reason: str, *, reissue:
             would be lost without `reissue`.
         InvalidValueError: no reason, or one too long.
     """
-    check_reason(reason)
     async with changing(pool, invoice_id, actor, "void") as (connection, invoice):
+        check_reason(reason)
         if invoice.status in ("paid", "uncollectible"):
             raise InvoiceStateError(f"A {invoice.status} invoice is not voided: correct it by a credit note.")
         require_status(invoice, "void", "issued")
@@ -49,8 +49,8 @@ async def write_off(pool: Pool, invoice_id: str, actor: str, reason: str) -> Inv
         InvoiceStateError: it is not issued and unpaid.
         InvalidValueError: no reason, or one too long.
     """
-    check_reason(reason)
     async with changing(pool, invoice_id, actor, "uncollectible") as (connection, invoice):
+        check_reason(reason)
         require_status(invoice, "write off", "issued")
         open_minor = invoice.open_minor
         await settle(connection, invoice_id, "uncollectible", actor, reason=reason, amount_minor=open_minor)

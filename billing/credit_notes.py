@@ -139,9 +139,9 @@ async def create_credit_note(
         OverCreditedError: more than is left to credit of the invoice, or of a line.
         InvalidValueError: no reason, no lines, a line that there is not, an amount that is not positive.
     """
-    check_reason(reason)
-    _check_lines(lines)
     async with changing(pool, invoice_id, actor, "credit") as (connection, invoice):
+        check_reason(reason)
+        _check_lines(lines)
         require_status(invoice, "credit", "issued", "paid", "uncollectible")
         credited = await store.read_credited(connection, invoice_id)
         made = credit_content(invoice, credited, new_id("crn"), lines, reason, remedy)
@@ -223,8 +223,8 @@ async def withdraw_credit_note(pool: Pool, credit_note_id: str, actor: str, reas
         CreditNoteStateError: it is issued, or withdrawn already.
         InvalidValueError: no reason, or one too long.
     """
-    check_reason(reason)
     async with _changing(pool, credit_note_id, actor, "withdraw") as (connection, _, note):
+        check_reason(reason)
         _require(note, "withdraw", "draft", "approved")
         await store.set_note_withdrawn(connection, credit_note_id)
         await audit.record(connection, actor, "withdraw", credit_note_id, reason=reason)

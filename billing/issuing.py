@@ -93,8 +93,8 @@ async def send_back(pool: Pool, invoice_id: str, actor: str, reason: str) -> Inv
         InvoiceStateError: it is neither in review nor approved.
         InvalidValueError: no reason, or one too long.
     """
-    check_reason(reason)
     async with changing(pool, invoice_id, actor, "send_back") as (connection, invoice):
+        check_reason(reason)
         require_status(invoice, "send back", "in_review", "approved")
         await store.set_sent_back(connection, invoice_id)
         await audit.record(connection, actor, "send_back", invoice_id, reason=reason)
@@ -177,8 +177,8 @@ async def mark_paid(pool: Pool, invoice_id: str, actor: str, reference: str) -> 
         InvoiceStateError: it is not issued, or settled already.
         InvalidValueError: no reference, or one too long.
     """
-    check_reason(reference, "reference")
     async with changing(pool, invoice_id, actor, "paid") as (connection, invoice):
+        check_reason(reference, "reference")
         require_status(invoice, "settle", "issued", "uncollectible")
         open_minor = invoice.open_minor
         await settle(connection, invoice_id, "paid", actor, reference=reference, amount_minor=open_minor)
