@@ -1,6 +1,7 @@
 """Issued invoices to collect, a collector over a fake Stripe, and crashes at every boundary."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +16,9 @@ from billing.collecting.listing import Collection, show_collection
 from billing.invoices import Invoice
 from billing.meters import INTENT_CALLS, TTS_CHARACTERS
 from infra.database import Connection, Pool
-from tests.billing_world import add_account
+from tests.billing_world import add_account, charge, open_ledger
 from tests.fake_stripe import API_KEY, FakeStripe
-from tests.invoice_world import OCTOBER, close, issue_all, use
+from tests.invoice_world import OCTOBER, close, issue_all
 
 AFTER_OCTOBER = datetime(2025, 11, 1, 12, tzinfo=UTC)
 DOLLARS = [(TTS_CHARACTERS, 1_000_000), (INTENT_CALLS, 1000)]  # 15 USD, and 0.40
@@ -38,8 +39,10 @@ class Shop:
     async def issue(self, tenants: int = 1, method: Any = "send") -> list[Invoice]:
         """Invoices of new tenants for October, 15.40 USD each, issued with the collector on."""
         await outbox.set_collector(self.pool, method, livemode=False)
-        for _ in range(tenants):
-            await use(self.database_url, await add_account(self.pool, now=OCTOBER), DOLLARS)
+        made = [await add_account(self.pool, now=OCTOBER) for _ in range(tenants)]
+        uses = [charge(tenant_id, *one, OCTOBER) for tenant_id in made for one in DOLLARS]
+        async with open_ledger(self.database_url) as ledger:
+            await asyncio.gather(*map(ledger.charge, uses))
         await self.run("UPDATE billing.profile SET email = %s", EMAIL)
         await close(self.pool, AFTER_OCTOBER)
         return await issue_all(self.pool)
@@ -47,12 +50,30 @@ class Shop:
     async def collect(self, invoice: Invoice) -> Collection:
         """See to an invoice until it is not due any more."""
         for _ in range(20):
-            await self.run("UPDATE billing.collection SET due_at = now() WHERE due_at < now() + '1 minute'")
+            await self.make_due(invoice)
             await self.collector.collect(invoice.invoice_id)
             shown = await self.show(invoice)
             if shown.look_again_at is None or shown.look_again_at > datetime.now(UTC) + timedelta(minutes=1):
                 return shown
         raise AssertionError(f"it does not come to rest: {shown}")
+
+    async def make_due(self, invoice: Invoice) -> None:
+        """Let the pause of a minute at most go by that it may be in."""
+        await self.run(
+            "UPDATE billing.collection SET due_at = now() "
+            "WHERE invoice_id = %s AND due_at < now() + '1 minute'",
+            invoice.invoice_id,
+        )
+
+    async def collect_all(self, invoices: Sequence[Invoice]) -> None:
+        """See to each of them, a few at a time."""
+        left = iter(invoices)
+
+        async def work() -> None:
+            for invoice in left:
+                await self.collect(invoice)
+
+        await asyncio.gather(*(work() for _ in range(3)))
 
     async def show(self, invoice: Invoice) -> Collection:
         return await show_collection(self.pool, invoice.invoice_id)
@@ -71,9 +92,9 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(pool: Pool, database_url: str) -> AsyncIterator[Shop]:
+async def open_shop(pool: Pool, database_url: str, api: StripeApi | None = None) -> AsyncIterator[Shop]:
     stripe = FakeStripe()
-    api = StripeApi(API_KEY, stripe.url, timeout_s=2)
+    api = api or StripeApi(API_KEY, stripe.url, timeout_s=2)
     try:
         yield Shop(pool, database_url, stripe, api)
     finally:

@@ -127,6 +127,8 @@ class FakeStripe:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1  # an answer is one write
 
             def handle_any(self) -> None:
                 url = urlsplit(self.path)
