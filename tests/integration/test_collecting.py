@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from billing.accounts import open_account
 from billing.audit import audit_trail
 from billing.collecting import outbox
-from billing.collecting.collector import MOST_ATTEMPTS
+from billing.collecting.collector import MOST_ATTEMPTS, Collector
+from billing.collecting.items import differences, order_of
 from billing.collecting.listing import list_collections, show_collection
 from billing.invoices import show_invoice
 from billing.issuing import approve, issue, mark_paid
@@ -17,8 +19,9 @@ from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
 from tests.billing_world import add_account, add_tenant
 from tests.collecting_world import AFTER_OCTOBER, DOLLARS, Shop, open_shop
-from tests.fake_stripe import API_KEY, Fault
+from tests.fake_stripe import API_KEY, Asked, Fault
 from tests.invoice_world import CHECKER, OCTOBER, close, issue_all, run, use
+from tests.unit.test_collecting_items import invoice, line
 
 
 @pytest.fixture
@@ -213,6 +216,16 @@ async def test_an_invoice_that_reads_back_otherwise_is_never_final_and_somebody_
         await outbox.retry(shop.pool, issued.invoice_id, CHECKER)
 
 
+async def test_an_invoice_of_more_lines_than_stripe_takes_is_read_back_whole(shop: Shop) -> None:
+    order = order_of(invoice([line(number, number) for number in range(1, 301)], tax=7), "send")
+    customer_id = await shop.api.create_customer("ten_1", "k")
+    made = await shop.api.create_invoice(order, customer_id, "l")
+    await shop.api.add_items(made.id, order.items, "m")
+    found, lines = await shop.api.read_invoice(made.id), await shop.api.read_lines(made.id)
+    assert len(lines) == 250
+    assert differences(order, customer_id, False, found, lines) == []
+
+
 async def test_an_item_that_somebody_added_keeps_an_invoice_from_being_final(shop: Shop) -> None:
     (issued,) = await shop.issue()
 
@@ -284,6 +297,49 @@ async def test_what_becomes_of_an_invoice_here_becomes_of_it_there(shop: Shop, d
     assert there["status"] == done_here
     if done_here == "paid":
         assert there["amount_paid_off_stripe"] == 1540
+
+
+async def test_what_happens_while_an_invoice_is_worked_on_has_it_woken_again(shop: Shop) -> None:
+    """It is paid by hand after the last look, before the end of the run is recorded."""
+    (issued,) = await shop.issue()
+    shop.collector = Collector(shop.pool, shop.api, timeout_s=20)
+    happened: list[bool] = []
+
+    def pay_by_hand(asked: Asked) -> Fault:
+        if asked.name == "GET /v1/invoices/*" and shop.only_invoice()["auto_advance"] and not happened:
+            happened.append(True)
+            with psycopg.connect(shop.database_url) as connection:
+                connection.execute("UPDATE billing.invoice SET status = 'paid', settled_at = now()")
+        return None
+
+    shop.stripe.fault = pay_by_hand
+    await shop.collector.collect(issued.invoice_id)
+    assert ((await shop.show(issued)).state, happened) == ("open", [True])
+    assert await shop.collector.take_up_due() == 1
+    await shop.collector.collect(issued.invoice_id)
+    assert (await shop.show(issued)).state == "paid"
+    assert await shop.collector.take_up_due() == 0
+
+
+async def test_who_holds_an_invoice_has_it_alone_until_the_lease_is_over(shop: Shop) -> None:
+    (issued,) = await shop.issue()
+    first = Collector(shop.pool, shop.api, timeout_s=20)
+    shop.stripe.fault = lambda asked: "cut before"
+    await asyncio.gather(*(first.collect(issued.invoice_id) for _ in range(5)))
+    assert len(shop.stripe.asked) == 1
+
+
+async def test_a_draft_that_somebody_deleted_is_made_anew_on_request(shop: Shop) -> None:
+    (issued,) = await shop.issue()
+    shop.objects.tamper = _with(total=1)
+    await shop.collect(issued)
+    shop.objects.tamper = lambda invoice: None
+    shop.objects.delete_invoice(shop.only_invoice()["id"])
+    await shop.collector.look_again(issued.invoice_id)
+    assert "gone at Stripe" in str((await shop.show(issued)).reason)
+    await outbox.retry(shop.pool, issued.invoice_id, CHECKER)
+    assert (await shop.collect(issued)).state == "open"
+    assert shop.only_invoice()["total"] == 1540
 
 
 async def test_what_is_written_off_here_and_paid_there_after_all_is_paid(shop: Shop) -> None:

@@ -90,6 +90,20 @@ def invoice(lines: list[InvoiceLine], tax: int = 0, carried: int = 0, code: str 
     )
 
 
+@pytest.mark.parametrize(("lines", "items"), [(247, 249), (248, 250), (249, 250), (600, 250)])
+def test_more_lines_than_stripe_takes_are_one_item_together_and_the_total_is_the_same(
+    lines: int, items: int
+) -> None:
+    """Tax and what is carried are items of their own, always."""
+    made = invoice([line(number, number) for number in range(1, lines + 1)], 7, 9)
+    found = items_of(made, currency("USD"))
+    assert (len(found), sum(item.amount for item in found)) == (items, made.due_minor)
+    assert [item.amount for item in found[-2:]] == [7, 9]
+    assert [item.amount for item in found[:247]] == list(range(1, 248))
+    if lines > 248:
+        assert found[247].description == f"{lines - 247} more lines; see the invoice itself for each"
+
+
 @given(
     st.lists(st.integers(-(10**9), 10**9), max_size=600),
     st.integers(-(10**6), 10**6),
