@@ -11,6 +11,7 @@ from litestar import Litestar
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from billing.collecting.webhooks import StripeEvents
 from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
@@ -27,10 +28,11 @@ from gateway.routes import (
     invoices,
     reference,
     speech,
+    stripe_events,
     transcriptions,
     translations,
 )
-from gateway.routes.admin import credit_notes, invoice_runs, parties, people, prices, review
+from gateway.routes.admin import collections, credit_notes, invoice_runs, parties, people, prices, review
 from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
@@ -55,10 +57,12 @@ _ROUTES = [
     account.get_call,
     *invoices.ROUTES,
     *documents.ROUTES,
+    *stripe_events.ROUTES,
     *people.ROUTES,
     *parties.ROUTES,
     *prices.ROUTES,
     *invoice_runs.ROUTES,
+    *collections.ROUTES,
     *review.ROUTES,
     *credit_notes.ROUTES,
     *admin_invoices.ROUTES,
@@ -160,6 +164,7 @@ async def _open_services(
             staff_door=StaffDoor(pool, settings.aiaas_workers),
             proving=asyncio.Semaphore(1),
             typesetter=Typesetter(),
+            stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

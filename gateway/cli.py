@@ -6,6 +6,7 @@ from typing import Any
 import click
 import msgspec
 
+from gateway.commands.collection import collection
 from gateway.commands.credit import tenant_add_credit
 from gateway.commands.credit_notes import credit_note
 from gateway.commands.customers import key, tenant
@@ -102,7 +103,7 @@ for command in (tenant_add_credit, tenant_set_billing):
 _OF_INVOICES = (invoice_run, invoice_verify, invoice_calls, invoice_lines_command, invoice_pdf_command)
 for command in (*_OF_INVOICES, *INVOICE_COMMANDS):
     invoice.add_command(command)
-_INVOICING = (price, issuer, invoice, credit_note, audit_command)
+_INVOICING = (price, issuer, invoice, credit_note, collection, audit_command)
 _MONEY = (usage_command, *_INVOICING, reconcile_command, partition, webhook, alert)
 for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)

@@ -59,6 +59,12 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invoice_state": (409, _REQUEST),
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),
+    "collection_state": (409, _REQUEST),
+    "stripe_event_invalid": (400, _REQUEST),
+    "stripe_events_off": (400, _REQUEST),
+    "stripe_signature_invalid": (400, _REQUEST),
+    "stripe_timestamp_invalid": (400, _REQUEST),
+    "stripe_refused": (500, _SERVER),  # by commands and jobs alone
     "credit_note_state": (409, _REQUEST),
     "over_credited": (409, _REQUEST),
     "invoice_run_failed": (409, _REQUEST),

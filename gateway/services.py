@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 from litestar.connection import ASGIConnection
 
+from billing.collecting.webhooks import StripeEvents
 from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
@@ -41,6 +42,7 @@ class Services(msgspec.Struct, frozen=True):
     staff_door: StaffDoor
     proving: asyncio.Semaphore
     typesetter: Typesetter
+    stripe_events: StripeEvents
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -26,6 +26,7 @@ import uvloop
 from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from billing.collecting.webhooks import StripeEvents
 from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
@@ -135,6 +136,7 @@ def build(database_url: str) -> Litestar:
             StaffDoor(pool, workers=1),
             asyncio.Semaphore(1),
             Typesetter(),
+            StripeEvents(pool, []),
         )
         yield
         await ledger.close()
