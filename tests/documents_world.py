@@ -14,7 +14,7 @@ from pypdf.generic import ContentStream
 
 from billing.credit_notes import CreditLine, CreditNote, CreditNoteStatus
 from billing.documents.credit_note import CreditFacts, credit_note_paper
-from billing.documents.facts import Facts, MonthPart
+from billing.documents.facts import Facts
 from billing.documents.invoice import invoice_paper
 from billing.documents.typesetter import Typesetter
 from billing.invoices import Invoice, InvoiceLine, Party
@@ -53,7 +53,11 @@ def version(
 
 def month(label: str, versions: Sequence[PriceVersion], before_units: int = 0) -> MonthUse:
     """A month in which each meter was used under each version."""
-    segments = tuple(Segment(one, Fraction(1, len(versions))) for one in versions)
+    starts_at = datetime(int(label[:4]), int(label[5:]), 1, tzinfo=ZoneInfo("Asia/Taipei"))
+    segments = tuple(
+        Segment(one, Fraction(1, len(versions)), starts_at + timedelta(days=number))
+        for number, one in enumerate(versions)
+    )
     keys = [(segment, meter) for segment in range(len(segments)) for meter in UNITS]
     uses = tuple(Use(segment, meter, 1_234, UNITS[meter], 1_240, "ab" * 32) for segment, meter in keys)
     before = dict.fromkeys(keys, before_units) if before_units else {}
@@ -123,7 +127,6 @@ def facts(months: Sequence[MonthUse], code: str = "USD", status: str = "issued",
         "to_be_reissued": False,
         **issued,
     }
-    month_us = (ends_at.astimezone(UTC) - starts_at.astimezone(UTC)) // timedelta.resolution
     return Facts(
         invoice=Invoice(**{**content, **way, **fields}),
         days=tuple(
@@ -131,12 +134,10 @@ def facts(months: Sequence[MonthUse], code: str = "USD", status: str = "issued",
             for day in range(1, 32)
             for meter in METERS
         ),
-        parts={
-            one.usage_period: tuple(
-                MonthPart(segment.version, starts_at + timedelta(days=number), segment.share, month_us)
-                for number, segment in enumerate(one.segments)
-            )
+        plans={
+            segment.version.price_version_id: segment.version.plan
             for one in months
+            for segment in one.segments
         },
         replaced_number="AG-000041",
     )

@@ -53,6 +53,14 @@ def cost(rate: Rate, units: int) -> Fraction:
     return total
 
 
+def cost_of_part(rate: Rate, begin: int, end: int) -> Fraction:
+    """What a month's units from one to another come to; by volume at the tier that the last reached."""
+    if rate.model != "volume":
+        return cost(rate, end) - cost(rate, begin)
+    paid, paid_before = (max(units - rate.free, 0) for units in (end, begin))
+    return Fraction(paid - paid_before, paid) * cost(rate, end) if paid else Fraction(0)
+
+
 def month(plans: Sequence[Plan], units: Units) -> dict[Key, Fraction]:
     """What a month comes to, in nanos. Tiers run on from one part to the next."""
     found: dict[Key, Fraction] = {}
@@ -62,7 +70,7 @@ def month(plans: Sequence[Plan], units: Units) -> dict[Key, Fraction]:
         for (segment, meter), used in units.items():
             if segment == number:
                 begin = stood_at.get(meter, 0)
-                amount = cost(plan.rates[meter], begin + used) - cost(plan.rates[meter], begin)
+                amount = cost_of_part(plan.rates[meter], begin, begin + used)
                 found["usage", number, meter] = amount
                 stood_at[meter] = begin + used
                 usage += amount

@@ -1,14 +1,16 @@
 """An invoice's lines in words. Pure."""
 
+from datetime import datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from billing.documents import amounts
-from billing.documents.facts import Facts, MonthPart
+from billing.documents.facts import Facts
 from billing.documents.paper import LineBlock, TierRow
 from billing.documents.words import Texts
 from billing.invoices import InvoiceLine
 from billing.money import Currency, format_percent
+from billing.periods import period_labelled
 from billing.prices import TierUse
 
 
@@ -16,7 +18,7 @@ class LineWriter:
     """Writes the lines of one invoice."""
 
     def __init__(self, facts: Facts, unit: Currency, say: Texts) -> None:
-        self._parts_of = facts.parts
+        self._plans = facts.plans
         self._period = facts.invoice.period
         self._zone = ZoneInfo(facts.invoice.time_zone)
         self._unit = unit
@@ -31,10 +33,10 @@ class LineWriter:
         return self._minimum(line) if line.kind == "minimum" else self._credit(line)
 
     def _usage(self, line: InvoiceLine, meter: str) -> LineBlock:
-        say, parts = self._say, self._parts(line)
-        detail = say("call" if line.calls == 1 else "calls", count=amounts.count(line.calls))
-        if line.segment < len(parts):
-            detail = say("calls_and_plan", calls=detail, plan=parts[line.segment].version.plan)
+        say = self._say
+        calls = say("call" if line.calls == 1 else "calls", count=amounts.count(line.calls))
+        plan = self._plans.get(line.price_version_id or "")
+        detail = say("calls_and_plan", calls=calls, plan=plan) if plan else calls
         notes = self._prices_from(line)
         is_plain = len(line.tiers) == 1 and (line.tiers[0].from_units, line.tiers[0].up_to_units) == (0, None)
         if line.model == "package" or (line.model in ("graduated", "volume") and not is_plain):
@@ -81,14 +83,16 @@ class LineWriter:
 
     def _minimum(self, line: InvoiceLine) -> LineBlock:
         notes: list[str] = []
-        month_us = next((part.month_us for part in self._parts(line)), 0)
+        month = period_labelled(line.usage_period, self._zone)
+        month_us = (month.ends_at - month.starts_at) // timedelta.resolution
         for commitment in line.basis.get("commitments", ()):
             amount, share = self._exact(Fraction(commitment["minimum_nanos"])), Fraction(commitment["share"])
             if share == 1:
                 notes.append(self._say("commitment", amount=amount))
             else:
                 held, of = (amounts.span(part * month_us, self._say) for part in (share, Fraction(1)))
-                notes.append(self._say("commitment_share", amount=amount, held=held, of=of))
+                plan = commitment.get("plan", "")
+                notes.append(self._say("commitment_share", plan=plan, amount=amount, held=held, of=of))
         if "reached_nanos" in line.basis:
             reached = self._exact(Fraction(line.basis["reached_nanos"]))
             is_late = line.usage_period != self._period
@@ -112,21 +116,10 @@ class LineWriter:
 
     def _prices_from(self, line: InvoiceLine) -> list[str]:
         """Since when the line's prices held, where they were changed within the month."""
-        parts = self._parts(line)
-        if len(parts) < 2 or line.segment >= len(parts):
+        if "from" not in line.basis:
             return []
-        part = parts[line.segment]
-        return [
-            self._say(
-                "prices_from",
-                moment=amounts.moment(part.starts_at.astimezone(self._zone), self._say),
-                held=amounts.span(part.share * part.month_us, self._say),
-                of=amounts.span(Fraction(part.month_us), self._say),
-            )
-        ]
-
-    def _parts(self, line: InvoiceLine) -> tuple[MonthPart, ...]:
-        return self._parts_of.get(line.usage_period, ())
+        moment = datetime.fromisoformat(line.basis["from"]).astimezone(self._zone)
+        return [self._say("prices_from", moment=amounts.moment(moment, self._say))]
 
     def _exact(self, nanos: Fraction) -> str:
         return amounts.exact_money(nanos, self._unit)

@@ -54,7 +54,7 @@ def segments_of(models: Sequence[PriceModel], most: int) -> st.SearchStrategy[tu
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WHOLE_MONTHS = segments_of(PRICE_MODELS, 1)
-CUT_MONTHS = segments_of(SPLITTABLE, 3)
+CUT_MONTHS = segments_of(PRICE_MODELS, 3)
 ANY_MONTHS = WHOLE_MONTHS | CUT_MONTHS
 
 

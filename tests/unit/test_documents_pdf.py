@@ -180,10 +180,10 @@ async def test_a_changed_plan_and_late_usage_are_explained() -> None:
     text = " ".join(text_of(document).split())
     for said in (
         "2, replaces AG-000041, which is void",
-        "At the prices that held from 2 March 2026, 00:00, for 15 d 12 h of the month's 31 d.",
+        "At the prices that held from 2 March 2026, 00:00.",
         "plan premium",
         "5% off €53.052872545",
-        "Committed: €99,000.00 a month, for 15 d 12 h of the month's 31 d.",
+        "Committed on plan standard: €99,000.00 a month, for 15 d 12 h of the month's 31 d.",
         "This line makes up the difference.",
         "Late usage of January 2026",
         "less what it came to before.",
