@@ -12,7 +12,7 @@ from billing.money import currency as find_currency
 from billing.periods import Period
 from billing.store import accounts as store
 from billing.store.accounts import Account, NewPeriod
-from billing.store.prices import has_price_version
+from billing.store.prices import find_version
 from infra.database import Connection, Pool, borrow
 from infra.errors import DomainError, InvalidValueError, NotFoundError
 
@@ -40,7 +40,9 @@ async def open_account(
     find_currency(currency)
     periods.check_time_zone(time_zone)
     async with connection.transaction():
-        await _check_with_server(connection, plan, currency, time_zone)
+        this_month = periods.period_at(now, ZoneInfo(time_zone))
+        await check_prices(connection, tenant_id, plan, currency, this_month.starts_at)
+        await _check_with_server(connection, time_zone)
         try:
             await store.insert_account(connection, tenant_id, plan, currency, time_zone)
         except errors.ForeignKeyViolation:
@@ -49,32 +51,23 @@ async def open_account(
         assert account is not None
         if (account.plan, account.currency, account.time_zone) != (plan, currency, time_zone):
             raise AccountExistsError("This tenant's billing account is open already, with other terms.")
-        await store.insert_periods(connection, _this_and_next(account, now))
+        await store.insert_periods(connection, this_and_next(account, now))
     return account
 
 
-async def change_plan(connection: Connection, tenant_id: str, plan: str) -> Account:
-    """Put an account on another plan, in the caller's transaction. Months that are open keep their prices.
+async def check_prices(
+    connection: Connection, tenant_id: str, plan: str, currency: str, moment: datetime
+) -> None:
+    """Refuse a plan without prices for a tenant's month that begins at this moment.
 
     Raises:
-        InvalidValueError: the plan has no prices in the account's currency.
-        NotFoundError: the tenant has no account.
+        InvalidValueError: see above.
     """
-    async with connection.transaction():
-        account = await store.update_plan(connection, tenant_id, plan)
-        if account is None:
-            raise NotFoundError("This tenant has no billing account.", "tenant_id")
-        await _check_prices(connection, plan, account.currency)
-    return account
-
-
-async def _check_prices(connection: Connection, plan: str, currency: str) -> None:
-    if not await has_price_version(connection, plan, currency):
+    if await find_version(connection, tenant_id, plan, currency, moment) is None:
         raise InvalidValueError("There is no such plan with prices in this currency.", "plan")
 
 
-async def _check_with_server(connection: Connection, plan: str, currency: str, time_zone: str) -> None:
-    await _check_prices(connection, plan, currency)
+async def _check_with_server(connection: Connection, time_zone: str) -> None:
     try:
         await store.try_time_zone(connection, time_zone)
     except errors.InvalidParameterValue:
@@ -112,7 +105,7 @@ async def open_periods(pool: Pool, now: datetime) -> int:
     while True:
         async with borrow(pool) as connection, connection.transaction():
             page = await store.read_account_page(connection, after, _ACCOUNTS_PER_TRANSACTION)
-            await store.insert_periods(connection, [new for one in page for new in _this_and_next(one, now)])
+            await store.insert_periods(connection, [new for one in page for new in this_and_next(one, now)])
         seen += len(page)
         if len(page) < _ACCOUNTS_PER_TRANSACTION:
             return seen
@@ -136,7 +129,8 @@ def _new_period(account: Account, moment: datetime) -> NewPeriod:
     return NewPeriod(account.tenant_id, account.time_zone, period)
 
 
-def _this_and_next(account: Account, now: datetime) -> list[NewPeriod]:
+def this_and_next(account: Account, now: datetime) -> list[NewPeriod]:
+    """The month of this moment, and the one after it."""
     zone = ZoneInfo(account.time_zone)
     this = periods.period_at(now, zone)
     both = (this, periods.next_period(this, zone))

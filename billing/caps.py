@@ -4,7 +4,7 @@ A cap holds for every month until it is changed. Setting, raising and lowering o
 calls charged before it counted without it, every call after it is decided by it. `Ledger.charge` keeps it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,9 +14,18 @@ from billing.meters import METER_NAMES, MONEY
 from billing.money import MAX_NANOS
 from billing.store import caps as store
 from infra.database import Connection, Pool, borrow
-from infra.errors import InvalidValueError
+from infra.errors import DomainError, InvalidValueError
 
+_MOST_NAMED: Final = 5
 _CHANGE_TIMEOUT_S: Final = 60.0  # a key's first cap adds up what the key has used this month
+
+
+class MoneyCapError(DomainError):
+    """A tenant would have volume or package prices and a cap in money, or prepaid credit: what a month comes
+    to can fall there as its units rise, or rises by whole packages, and the charge cannot keep the cap.
+    """
+
+    code = "money_cap_not_kept"
 
 
 class Cap(msgspec.Struct, frozen=True):
@@ -47,6 +56,21 @@ def check_caps(changes: Mapping[str, int | None]) -> None:
             raise InvalidValueError(f"A cap is 0 to {MAX_NANOS} units or nanos.", "cap")
 
 
+async def check_caps_are_kept(connection: Connection, tenant_ids: Sequence[str]) -> None:
+    """Refuse caps in money and credit together with prices that they cannot be kept on. Call it after a
+    change, under the locks of these accounts.
+
+    Raises:
+        MoneyCapError: see above.
+    """
+    found = await store.read_wrongly_capped(connection, tenant_ids, _MOST_NAMED)
+    if found:
+        raise MoneyCapError(
+            "Caps in money and prepaid credit are not kept on volume and package prices, and this would "
+            f"bring both together for {', '.join(found)}. Use other prices, or caps in units."
+        )
+
+
 async def change_caps(
     connection: Connection, tenant_id: str, changes: Mapping[str, int | None], key_id: str | None = None
 ) -> None:
@@ -58,6 +82,7 @@ async def change_caps(
 
     Raises:
         InvalidValueError: see `check_caps`.
+        MoneyCapError: a cap in money where prices are by volume or by the package.
         NotFoundError: the tenant has no billing account.
         UnavailableError: another transaction holds the tenant's account.
     """
@@ -70,6 +95,8 @@ async def change_caps(
                 await store.delete_cap(connection, tenant_id, key_id, meter)
             else:
                 await store.upsert_cap(connection, tenant_id, key_id, meter, at_most)
+        if changes.get(MONEY) is not None:
+            await check_caps_are_kept(connection, [tenant_id])
         await store.match_key_counters(connection, tenant_id)
         await store.announce_change(connection, tenant_id)
 
@@ -80,7 +107,7 @@ async def set_caps(
     """`change_caps` in a transaction of its own: in effect when it returns.
 
     Raises:
-        InvalidValueError, NotFoundError, UnavailableError: see `change_caps`.
+        InvalidValueError, MoneyCapError, NotFoundError, UnavailableError: see `change_caps`.
     """
     async with borrow(pool, use_timeout_s=_CHANGE_TIMEOUT_S) as connection:
         await change_caps(connection, tenant_id, changes, key_id)

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from psycopg import errors
 
+from billing.caps import check_caps_are_kept
 from billing.locks import lock_tenant
 from billing.money import MAX_NANOS
 from billing.store import caps as caps_store
@@ -33,6 +34,7 @@ async def grant_credit(pool: Pool, tenant_id: str, nanos: int, note: str = "") -
 
     Raises:
         InvalidValueError: the amount or the note is out of range.
+        MoneyCapError: the tenant's prices are by volume or by the package.
         NotFoundError: the tenant has no billing account.
         UnavailableError: another transaction holds the tenant's account.
     """
@@ -46,6 +48,7 @@ async def grant_credit(pool: Pool, tenant_id: str, nanos: int, note: str = "") -
             await store.add_credit(connection, new_id("crd"), tenant_id, nanos, note)
         except errors.NumericValueOutOfRange:
             raise InvalidValueError("So much credit cannot be kept.", "amount") from None
+        await check_caps_are_kept(connection, [tenant_id])
         await caps_store.announce_change(connection, tenant_id)
         granted = await store.read_credit(connection, tenant_id)
     assert granted is not None

@@ -7,7 +7,7 @@ in), and a change takes its approval away. One that is issued stays as it is. `c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, Final
@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from billing import audit
+from billing import audit, runs
 from billing.invoices import (
     Carried,
     Content,
@@ -26,17 +26,19 @@ from billing.invoices import (
     list_invoices,
 )
 from billing.money import Currency, currency, format_minor
-from billing.periods import check_label
-from billing.prices import PriceVersion
+from billing.prices import InvalidPriceError, PriceVersion
+from billing.runs import Report
 from billing.sealing import seal_closed_months
 from billing.statement import Line, MonthUse, Segment, Statement, Use, statement
 from billing.store import drafts as store
 from billing.store import invoices as invoices_store
+from billing.store import runs as runs_store
 from billing.store import seals as seals_store
 from billing.store.audit import NewEvent, insert_events
 from billing.store.drafts import CounterRow, MonthPrice, MonthRow
 from billing.store.locks import set_lock_timeout
 from billing.store.prices import read_price_versions
+from billing.store.runs import InvoiceRun
 from billing.store.seals import Seal
 from infra.database import Connection, Pool, borrow
 from infra.ids import new_id
@@ -54,44 +56,101 @@ class Material(msgspec.Struct, frozen=True):
     uses: tuple[MonthUse, ...]
 
 
-async def run_drafts(pool: Pool, period: str, actor: str = audit.WORKER) -> list[InvoiceSummary]:
-    """Make an invoice for every tenant with something to bill in the month `YYYY-MM` of its clock, or make it
-    anew.
+async def run_drafts(
+    pool: Pool, period: str, actor: str = audit.WORKER, report: Report = runs.say_nothing
+) -> list[InvoiceSummary]:
+    """Ask for a run of the month `YYYY-MM`, work on it to its end, and list what there is of the month then.
 
-    Closed months are sealed first. Runs at the same time, on any number of machines, make one invoice per
-    tenant and month; a run that broke off is run again.
+    Runs at the same time, on any number of machines, make one invoice per tenant and month.
 
     Raises:
-        InvalidValueError: the period's label.
+        InvalidValueError: the period's label, or it has not begun anywhere.
+        RunFailedError: others worked on it too, and gave it up.
     """
-    check_label(period)
-    await seal_closed_months(pool, period)
-    after = ""
+    run = await runs.request_run(pool, period, actor, datetime.now(UTC))
     while True:
-        async with borrow(pool, use_timeout_s=_DRAFT_TIMEOUT_S) as connection, connection.transaction():
-            await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
-            tenant_ids = await store.lock_billable_months(connection, period, after, _TENANTS_PER_TRANSACTION)
-            await _draft(connection, period, tenant_ids, actor)
-        if len(tenant_ids) < _TENANTS_PER_TRANSACTION:
-            return await list_invoices(pool, period=period)
-        after = tenant_ids[-1]
+        run = await work_on_run(pool, run.run_id, report)
+        if run.replaced_by is None:
+            break
+        run = await runs.show_run(pool, run.replaced_by)
+    if run.state == "failed":
+        raise runs.RunFailedError(f"The run was given up: {run.last_error}")
+    listed: list[InvoiceSummary] = []
+    while page := await list_invoices(pool, period=period, after=listed[-1].invoice_id if listed else None):
+        listed += page
+    return listed
 
 
-async def read_materials(
-    connection: Connection, period: str, tenant_ids: Sequence[str], seals: Sequence[Seal] | None = None
-) -> list[Material]:
-    """What the invoices of these tenants' month are made from, by tenant.
+async def work_on_due_runs(pool: Pool) -> int:
+    """Work on all runs that are at hand, the oldest first; returns how many."""
+    due = await runs.due_runs(pool)
+    for run_id in due:
+        await work_on_run(pool, run_id)
+    return len(due)
+
+
+async def work_on_run(pool: Pool, run_id: str, report: Report = runs.say_nothing) -> InvoiceRun:
+    """Make an invoice, or make it anew, for every tenant with something to bill in the run's month.
+
+    Closed months are sealed first. Each page is a transaction that moves the run on: several may work on one
+    run, each on the next page, and one that broke off is carried on where it was. What goes wrong is noted;
+    the worker tries again.
 
     Args:
-        seals: in the place of those on record.
+        report: told how far it is, after each page.
+
+    Raises:
+        NotFoundError: there is no such run.
     """
+    async with runs.failures_noted(pool, run_id):
+        run = await runs.begin_sealing(pool, run_id)
+
+        async def sealed(newly: int) -> None:
+            report(await runs.note_sealed(pool, run_id, newly))
+
+        if run.state == "sealing":
+            await seal_closed_months(pool, run.period, sealed)
+            run = await runs.begin_drafting(pool, run_id)
+        while run.finished_at is None:
+            run = await _work_on_page(pool, run_id)
+            report(run)
+    return run
+
+
+async def _work_on_page(pool: Pool, run_id: str) -> InvoiceRun:
+    async with borrow(pool, use_timeout_s=_DRAFT_TIMEOUT_S) as connection, connection.transaction():
+        await set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
+        run = await runs_store.lock_run(connection, run_id)
+        if run.finished_at is not None:
+            return run
+        tenant_ids = await store.lock_billable_months(
+            connection, run.period, run.after_tenant, _TENANTS_PER_TRANSACTION
+        )
+        await _draft(connection, run.period, tenant_ids, run.requested_by)
+        return await runs_store.advance(
+            connection, run_id, tenant_ids, is_last=len(tenant_ids) < _TENANTS_PER_TRANSACTION
+        )
+
+
+async def read_materials(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[Material]:
+    """What the invoices of these tenants' month are made from, by tenant."""
     months = await store.read_months(connection, period, tenant_ids)
-    if seals is None:
-        seals = await seals_store.read_seals(connection, period, tenant_ids)
-    counters = await store.read_counters(
-        connection, period, [month.tenant_id for month in months if not month.is_sealed]
+    seals = await seals_store.read_seals(connection, period, tenant_ids)
+    not_sealed = [month.tenant_id for month in months if not month.is_sealed]
+    return await materials(
+        connection, months, seals, await store.read_counters(connection, period, not_sealed)
     )
-    labels = {(month.tenant_id, period) for month in months} | {
+
+
+async def materials(
+    connection: Connection, months: Sequence[MonthRow], seals: Sequence[Seal], counters: Sequence[CounterRow]
+) -> list[Material]:
+    """Months with their usage at its prices: by seals where a month is sealed, else by counters.
+
+    Raises:
+        billing.prices.InvalidPriceError: a price version has no prices that can be charged.
+    """
+    labels = {(month.tenant_id, month.period) for month in months} | {
         (seal.tenant_id, seal.usage_period) for seal in seals
     }
     prices = await _read_segments(connection, sorted(labels))
@@ -211,7 +270,10 @@ async def _read_segments(
 
 
 def _segment(row: MonthPrice, versions: Mapping[str, PriceVersion]) -> Segment:
-    return Segment(versions[row.price_version_id], Fraction(row.held_us, row.of_us))
+    version = versions.get(row.price_version_id)
+    if version is None:
+        raise InvalidPriceError(f"The price version {row.price_version_id} has no prices.")
+    return Segment(version, Fraction(row.held_us, row.of_us), row.starts_at)
 
 
 def _sealed_uses(
@@ -242,8 +304,8 @@ def _counted_uses(
     month: MonthRow, counters: Iterable[CounterRow], prices: Mapping[tuple[str, str], tuple[Segment, ...]]
 ) -> list[MonthUse]:
     """The usage so far; late usage is told apart when the month is sealed."""
-    uses = tuple(Use(0, counter.meter, counter.calls, counter.units) for counter in counters)
-    segments = prices[month.tenant_id, month.period][:1]
+    uses = tuple(Use(one.segment, one.meter, one.calls, one.units) for one in counters)
+    segments = prices[month.tenant_id, month.period]
     return [MonthUse(usage_period=month.period, segments=segments, uses=uses)]
 
 

@@ -198,19 +198,30 @@ async def list_invoices(
     period: str | None = None,
     statuses: Sequence[InvoiceStatus] = STATUSES,
     limit: int = MAX_LISTED,
+    after: str | None = None,
 ) -> list[InvoiceSummary]:
     """Invoices of a tenant, or of all tenants (for the vendor), `MAX_LISTED` at most, the newest months
     first.
 
+    Args:
+        after: the last invoice of the page before.
+
     Raises:
-        InvalidValueError: the period's label, or a status that there is not.
+        InvalidValueError: the period's label, a status that there is not, or `after` was not listed.
     """
     if period is not None:
         check_label(period)
     if not set(statuses) <= set(STATUSES):
         raise InvalidValueError(f"A status is one of: {', '.join(STATUSES)}.", "status")
     async with borrow(pool) as connection:
-        rows = await store.read_summaries(connection, tenant_id, period, statuses, min(limit, MAX_LISTED))
+        last = None
+        if after is not None:
+            last = await store.read_invoice(connection, after)
+            if last is None or tenant_id not in (None, last.tenant_id):
+                raise InvalidValueError("Give the id of the last invoice of the page before.", "after")
+        rows = await store.read_summaries(
+            connection, tenant_id, period, statuses, min(limit, MAX_LISTED), last
+        )
     return [summary(row) for row in rows]
 
 

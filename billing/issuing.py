@@ -206,9 +206,14 @@ async def settle(
 
 def next_link(series: SeriesRow, content_digest: bytes) -> Link:
     """What the next document of a series gets, which is locked."""
-    number = f"{series.number_prefix}{series.last_number + 1:0{_DIGITS}d}"
+    number = document_number(series.number_prefix, series.last_number + 1)
     previous = series.last_chain_sha256
     return Link(series.last_number + 1, number, previous, chain_sha256(previous, number, content_digest))
+
+
+def document_number(prefix: str, number_in_issuer: int) -> str:
+    """An issued document's number as it is printed."""
+    return f"{prefix}{number_in_issuer:0{_DIGITS}d}"
 
 
 def chain_sha256(previous: bytes, number: str, content_digest: bytes) -> bytes:

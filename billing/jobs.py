@@ -36,11 +36,13 @@ class PeriodicJob(msgspec.Struct, frozen=True):
         name: as it is known in the database.
         cron: five fields, or six with seconds as the last (croniter). In UTC.
         work: safe to run twice, and at the same time as another run of it.
+        alone: it may take long: one at a time, over all workers.
     """
 
     name: str
     cron: str
     work: Callable[[], Awaitable[object]]
+    alone: bool = False
 
 
 @asynccontextmanager
@@ -101,7 +103,12 @@ def _register(app: App, job: PeriodicJob) -> None:
         await job.work()
 
     # One at most is waiting: ticks do not pile up behind slow work.
-    task = app.task(name=job.name, queueing_lock=job.name, priority=_AHEAD_OF_DELIVERIES)(run)
+    task = app.task(
+        name=job.name,
+        queueing_lock=job.name,
+        lock=job.name if job.alone else None,
+        priority=_AHEAD_OF_DELIVERIES,
+    )(run)
     app.periodic(cron=job.cron)(cast(Any, task))
 
 

@@ -1,5 +1,7 @@
 """Keeping a tenant's charges out while something is changed that they depend on."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 from psycopg import errors
@@ -25,3 +27,24 @@ async def lock_tenant(connection: Connection, tenant_id: str) -> None:
         raise UnavailableError("The tenant's usage is locked for the moment. Try again.") from None
     if not found:
         raise NotFoundError("This tenant has no billing account.", "tenant_id")
+
+
+async def lock_prices(connection: Connection) -> None:
+    """Be the only one who changes prices or plans until the transaction at hand ends; no month is opened
+    meanwhile. Taken before any tenant's lock.
+
+    Raises:
+        UnavailableError: another transaction is at it.
+    """
+    await store.set_lock_timeout(connection, _LOCK_TIMEOUT_MS)
+    with busy_is_unavailable():
+        await store.lock_prices(connection)
+
+
+@contextmanager
+def busy_is_unavailable() -> Generator[None]:
+    """Raises: UnavailableError: a lock that is needed inside is held by another transaction."""
+    try:
+        yield
+    except errors.LockNotAvailable:
+        raise UnavailableError("What this changes is locked for the moment. Try again.") from None

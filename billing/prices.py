@@ -101,32 +101,30 @@ class MeterPrice(msgspec.Struct, frozen=True):
             return Fraction(billable * self._reached(units_before + units)[1].nanos, self.per)
         return self.rate(units_before + units) - self.rate(units_before)
 
-    def tier_uses(self, units: int) -> tuple[TierUse, ...]:
-        """How a month's units spread over the tiers; tiers that nothing fell into are left out."""
-        free = min(units, self.free_units)
+    def tier_uses(self, units: int, origin: int = 0) -> tuple[TierUse, ...]:
+        """How a month's units spread over the tiers; tiers that nothing fell into are left out.
+
+        Args:
+            origin: what the month stood at when this price began to hold; only the units after it count.
+        """
+        if origin and self.model != "volume":
+            return _difference(self.tier_uses(units), self.tier_uses(origin))
+        free = min(units, self.free_units) - min(origin, self.free_units)
         uses = [TierUse(0, self.free_units, free, 0, "0")] if free else []
-        for begin, tier, part in self._parts(self._billable(units)):
+        for begin, tier, part in self._parts(self._billable(units), self._billable(origin)):
             count = -(-part // self.per) * self.per if self.model == "package" else part
             up_to = None if tier.up_to_units is None else tier.up_to_units + self.free_units
             amount = str(Fraction(count * tier.nanos, self.per))
             uses.append(TierUse(begin + self.free_units, up_to, part, tier.nanos, amount))
         return tuple(uses)
 
-    def tier_uses_between(self, begin: int, end: int) -> tuple[TierUse, ...]:
+    def tier_uses_between(self, begin: int, end: int, origin: int = 0) -> tuple[TierUse, ...]:
         """What a month's units after `begin` up to `end` add to its tiers.
 
-        Graduated, it is the units themselves. By volume and by the package, all units are priced again: what
-        they came to before is there with a minus.
+        Graduated, it is the units themselves. By volume and by the package, all units since `origin` are
+        priced again: what they came to before is there with a minus.
         """
-        before = {(use.from_units, use.nanos): use for use in self.tier_uses(begin)}
-        added: list[TierUse] = []
-        for use in self.tier_uses(end):
-            earlier = before.pop((use.from_units, use.nanos), None)
-            added.append(_less(use, earlier) if earlier else use)
-        added += [
-            _less(msgspec.structs.replace(use, units=0, amount_nanos="0"), use) for use in before.values()
-        ]
-        return tuple(use for use in added if use.units or Fraction(use.amount_nanos))
+        return _difference(self.tier_uses(end, origin), self.tier_uses(begin, origin))
 
     def _billable(self, units: int) -> int:
         return max(0, units - self.free_units)
@@ -140,11 +138,14 @@ class MeterPrice(msgspec.Struct, frozen=True):
             begin = tier.up_to_units
         raise AssertionError("the last tier has no end")
 
-    def _parts(self, billable: int) -> list[tuple[int, Tier, int]]:
-        """Each tier that the units reach: where it begins, the tier, and how many units are in it."""
+    def _parts(self, billable: int, after: int) -> list[tuple[int, Tier, int]]:
+        """Each tier that the units reach: where it begins, the tier, and how many units are in it.
+
+        By volume, those units are in it that came `after` so many.
+        """
         if self.model == "volume":
             begin, tier = self._reached(billable + self.free_units)
-            return [(begin, tier, billable)] if billable else []
+            return [(begin, tier, billable - after)] if billable != after else []
         parts: list[tuple[int, Tier, int]] = []
         begin = 0
         for tier in self.tiers:
@@ -180,6 +181,17 @@ class PriceVersion(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidPriceError("A minimum commitment is not negative.", "minimum")
         if not 0 <= self.discount_ppm <= PPM:
             raise InvalidPriceError("A discount is 0 to 100 percent.", "discount")
+
+
+def _difference(uses: tuple[TierUse, ...], earlier_uses: tuple[TierUse, ...]) -> tuple[TierUse, ...]:
+    """Tier by tier, what is more; below zero where it is less."""
+    before = {(use.from_units, use.nanos): use for use in earlier_uses}
+    added: list[TierUse] = []
+    for use in uses:
+        earlier = before.pop((use.from_units, use.nanos), None)
+        added.append(_less(use, earlier) if earlier else use)
+    added += [_less(msgspec.structs.replace(use, units=0, amount_nanos="0"), use) for use in before.values()]
+    return tuple(use for use in added if use.units or Fraction(use.amount_nanos))
 
 
 def _less(use: TierUse, earlier: TierUse) -> TierUse:

@@ -8,8 +8,10 @@ from uuid import UUID
 import msgspec
 
 from billing.money import currency, format_nanos
+from billing.prices import PriceVersion
 from billing.store import usage as store
 from billing.store.prices import read_price_versions
+from billing.store.usage import UsageRow
 from infra.database import Pool, borrow
 from infra.errors import NotFoundError
 
@@ -22,6 +24,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         units: of all slices of the call, less what was taken back.
         amount_nanos: exact, at the tiers that the call fell into: a whole number of 10^-9 currency units,
             or `numerator/denominator`. A month's receipts add up to its rating, to the last digit.
+        price_version_id: the one that held when it was charged.
         amount: the same for people, to nine decimals: `0.0004 USD`.
         model: the model that was asked for.
         engine: the engine that answered.
@@ -54,10 +57,9 @@ async def receipt(pool: Pool, tenant_id: str, call_id: UUID) -> Receipt:
         if not rows:
             raise NotFoundError("There is no such call.", "call_id")
         first = rows[0]
-        versions = await read_price_versions(connection, [first.price_version_id])
+        versions = await read_price_versions(connection, sorted({row.price_version_id for row in rows}))
     version = versions[first.price_version_id]
-    price = version.prices[first.meter]
-    nanos = sum((price.rate_call(row.units_before, row.units) for row in rows), Fraction(0))
+    nanos = sum((_nanos(row, versions[row.price_version_id]) for row in rows), Fraction(0))
     return Receipt(
         call_id=first.call_id,
         status="charged" if sum(row.calls for row in rows) else "voided",
@@ -74,3 +76,7 @@ async def receipt(pool: Pool, tenant_id: str, call_id: UUID) -> Receipt:
         occurred_at=first.occurred_at,
         recorded_at=rows[-1].recorded_at,
     )
+
+
+def _nanos(row: UsageRow, version: PriceVersion) -> Fraction:
+    return version.prices[row.meter].rate_call(row.units_before, row.units)

@@ -26,6 +26,7 @@ from billing.risk import (
     Mismatch,
     Month,
     Reason,
+    Refused,
     reasons,
 )
 from billing.store import review as store
@@ -36,7 +37,7 @@ from infra.errors import InvalidValueError
 MAX_PAGE: Final = 200
 MAX_COMMENT_LENGTH: Final = 2000
 MAX_COMMENTS: Final = 500
-_INVOICES_AT_ONCE: Final = 500
+_INVOICES_AT_ONCE: Final = 250
 _TIMEOUT_S: Final = 30.0
 _FIRST: Final = (-(2**63), "")  # before every place in the queue
 
@@ -146,6 +147,7 @@ async def _read_facts(connection: Connection, rows: Sequence[ReviewRow]) -> dict
         before.setdefault(one.of_invoice, []).append(_month(one, uses.get(one.invoice_id, [])))
     mismatches = _grouped(await store.read_mismatches(connection, ids))
     caps_hit = _grouped(await store.read_caps_hit(connection, ids))
+    refused = _grouped(await store.read_refused(connection, ids))
     deeds = _grouped(await store.read_deeds(connection, ids))
     return {
         row.invoice_id: Facts(
@@ -162,6 +164,7 @@ async def _read_facts(connection: Connection, rows: Sequence[ReviewRow]) -> dict
             ],
             mismatches=_as(Mismatch, mismatches.get(row.invoice_id, [])),
             caps_hit=_as(CapHit, caps_hit.get(row.invoice_id, [])),
+            refused=_as(Refused, refused.get(row.invoice_id, [])),
             deeds=_as(Deed, deeds.get(row.invoice_id, [])),
         )
         for row in rows

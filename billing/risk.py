@@ -12,13 +12,14 @@ from typing import Final
 
 import msgspec
 
-from billing.anomaly import FLOOR_UNITS, median
+from billing.anomaly import FLOOR_UNITS
 from billing.money import Currency, currency, format_minor, round_half_away
 
 MONTHS_BEFORE: Final = 3
 # Changes by so many percent at least, the largest first, and what they weigh.
 _CHANGE_WEIGHTS: Final = ((200, 40), (100, 30), (50, 20), (25, 10))
 _METER_CHANGE_PERCENT: Final = 50
+_MANY_REFUSED: Final = 1000
 _RECONCILIATION_WEIGHT: Final = 100
 # From here on an amount is large, in units of its currency; ten times as much is very large.
 _LARGE: Final[Mapping[str, int]] = {
@@ -94,12 +95,51 @@ class CapHit(msgspec.Struct, frozen=True):
     raised_at: datetime
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """How many calls were refused in the month, by the code of the refusal."""
+
+    code: str
+    calls: int
+
+
 class Deed(msgspec.Struct, frozen=True):
     """Something that was done to the invoice before: `approve` or `send_back`."""
 
     action: str
     actor: str
     reason: str | None
+
+
+class Change:
+    """From the median of what was before to what is now; all in integers, as there are many to look at.
+
+    Attributes:
+        percent: of what is usual, rounded down, never negative; from nothing to something it is a doubling.
+    """
+
+    def __init__(self, now: int, before: Sequence[int]) -> None:
+        ordered, middle = sorted(before), len(before) // 2
+        self.now = now
+        self._twice_usual = ordered[middle] + ordered[~middle]
+        self._twice_change = 2 * now - self._twice_usual
+        self.is_up = self._twice_change > 0
+        size, of = abs(self._twice_change), abs(self._twice_usual)
+        self.percent = size * 100 // of if of else 100 * (size > 0)
+
+    def is_less_than(self, size: int) -> bool:
+        """Whether it is a smaller step than this, up or down."""
+        return abs(self._twice_change) < 2 * size
+
+    @property
+    def usual(self) -> int:
+        """The median, rounded."""
+        return round_half_away(Fraction(self._twice_usual, 2))
+
+    @property
+    def in_words(self) -> str:
+        """Such as `50 % above`."""
+        side = "above" if self.is_up else "below"
+        return f"{self.percent} % {side}" if self._twice_usual else side
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +160,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     late: Sequence[LateUse] = ()
     mismatches: Sequence[Mismatch] = ()
     caps_hit: Sequence[CapHit] = ()
+    refused: Sequence[Refused] = ()
     deeds: Sequence[Deed] = ()
 
 
@@ -135,14 +176,15 @@ def reasons(facts: Facts) -> list[Reason]:
         *_tiers_crossed(facts),
         *_late_usage(facts, unit),
         *_caps_hit(facts),
+        *_calls_refused(facts),
         *_large_amount(facts, unit),
     ]
     return sorted(found, key=lambda reason: (-reason.weight, reason.code, reason.text))
 
 
-def change_weight(percent: Fraction) -> int:
-    """What a change by so many percent weighs, up or down; 0 for one that is none to speak of."""
-    return next((weight for least, weight in _CHANGE_WEIGHTS if abs(percent) >= least), 0)
+def change_weight(percent: int) -> int:
+    """What a change by so many whole percent weighs; 0 for one that is none to speak of."""
+    return next((weight for least, weight in _CHANGE_WEIGHTS if percent >= least), 0)
 
 
 def _reconciliation(facts: Facts, unit: Currency) -> Iterator[Reason]:
@@ -162,16 +204,14 @@ def _reconciliation(facts: Facts, unit: Currency) -> Iterator[Reason]:
 def _changed_total(facts: Facts, unit: Currency) -> Iterator[Reason]:
     if not facts.before:
         return
-    usual = median([month.subtotal_minor for month in facts.before])
-    change = facts.now.subtotal_minor - usual
-    weight = change_weight(_percent(change, usual))
-    if abs(change) < unit.smallest_due_minor or not weight:
+    change = Change(facts.now.subtotal_minor, [month.subtotal_minor for month in facts.before])
+    if change.is_less_than(unit.smallest_due_minor) or not change_weight(change.percent):
         return
-    now, was = format_minor(facts.now.subtotal_minor, unit), format_minor(round_half_away(usual), unit)
+    now, was = format_minor(change.now, unit), format_minor(change.usual, unit)
     yield Reason(
-        "total_up" if change > 0 else "total_down",
-        weight,
-        f"{now} before tax, {_in_words(change, usual)} the {was} of {_months(facts)}.",
+        "total_up" if change.is_up else "total_down",
+        change_weight(change.percent),
+        f"{now} before tax, {change.in_words} the {was} of {_months(facts)}.",
     )
 
 
@@ -180,16 +220,13 @@ def _changed_meters(facts: Facts) -> Iterator[Reason]:
         return
     names = facts.now.meters.keys() | {name for month in facts.before for name in month.meters}
     for meter in sorted(names):
-        units = _units(facts.now, meter)
-        usual = median([_units(month, meter) for month in facts.before])
-        change = units - usual
-        percent = _percent(change, usual)
-        if abs(percent) < _METER_CHANGE_PERCENT or abs(change) < FLOOR_UNITS.get(meter, 1):
+        change = Change(_units(facts.now, meter), [_units(month, meter) for month in facts.before])
+        if change.percent < _METER_CHANGE_PERCENT or change.is_less_than(FLOOR_UNITS.get(meter, 1)):
             continue
         yield Reason(
-            "meter_up" if change > 0 else "meter_down",
-            change_weight(percent) // 2,
-            f"{units} {meter}, {_in_words(change, usual)} the {round_half_away(usual)} of {_months(facts)}.",
+            "meter_up" if change.is_up else "meter_down",
+            change_weight(change.percent) // 2,
+            f"{change.now} {meter}, {change.in_words} the {change.usual} of {_months(facts)}.",
         )
 
 
@@ -250,24 +287,21 @@ def _caps_hit(facts: Facts) -> Iterator[Reason]:
         yield Reason("cap_hit", 10, text)
 
 
+def _calls_refused(facts: Facts) -> Iterator[Reason]:
+    if not facts.refused:
+        return
+    total = sum(one.calls for one in facts.refused)
+    weight = 15 if total >= _MANY_REFUSED else 5
+    codes = ", ".join(f"{one.calls} {one.code}" for one in facts.refused)
+    yield Reason("calls_refused", weight, f"{_calls(total)} refused in the month: {codes}.")
+
+
 def _large_amount(facts: Facts, unit: Currency) -> Iterator[Reason]:
     large_minor = _LARGE[unit.code] * 10**unit.ledger_exponent
     if facts.due_minor >= large_minor:
         weight = 40 if facts.due_minor >= 10 * large_minor else 25
         due, large = format_minor(facts.due_minor, unit), format_minor(large_minor, unit)
         yield Reason("large_amount", weight, f"{due} is due; from {large} on it is a large amount.")
-
-
-def _percent(change: Fraction, usual: Fraction) -> Fraction:
-    """The change in percent of what is usual; from nothing to something it is taken for a doubling."""
-    if usual == 0:
-        return Fraction(100 if change > 0 else -100 if change < 0 else 0)
-    return change * 100 / abs(usual)
-
-
-def _in_words(change: Fraction, usual: Fraction) -> str:
-    side = "above" if change > 0 else "below"
-    return f"{round_half_away(abs(_percent(change, usual)))} % {side}" if usual else side
 
 
 def _months(facts: Facts) -> str:

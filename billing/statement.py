@@ -8,6 +8,7 @@ to before, so that the lines of a month add up, over all invoices, to the month 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final, Literal
 
@@ -26,10 +27,12 @@ class Segment(msgspec.Struct, frozen=True):
 
     Attributes:
         share: of the month's time, by which fixed parts are prorated.
+        starts_at: when it began.
     """
 
     version: PriceVersion
     share: Fraction = Fraction(1)
+    starts_at: datetime | None = None
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -79,7 +82,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         usage_period: the month whose usage it is; another one than the invoice's where it came late.
         tiers: how the units spread over the tiers; their amounts add up to `exact_nanos`.
-        basis: what a discount, a minimum commitment or a credit was computed from.
+        basis: what a discount, a minimum commitment or a credit was computed from; in a month whose plan was
+            changed at once, also which `plan` it was, and `from` when.
         exact_nanos: the amount before it was rounded, a whole number or `numerator/denominator`.
     """
 
@@ -153,23 +157,36 @@ def statement(
 def month_parts(segments: Sequence[Segment], units: Mapping[tuple[int, str], int]) -> list[Part]:
     """What a month with so many units comes to; `units` by (segment, meter).
 
-    Tiers run over the whole month, from one segment to the next. A discount is off its segment's usage; the
-    minimum commitment, prorated, is compared with what all of it comes to after discounts.
+    Tiers run over the whole month, from one segment to the next; by volume, a segment's units are priced at
+    the tier that the month had reached when it ended. A discount is off its segment's usage; the minimum
+    commitment, prorated, is compared with what all of it comes to after discounts.
     """
     parts: list[Part] = []
     for number, segment in enumerate(segments):
+        held = _held(segment) if len(segments) > 1 else {}
         usage = [
-            Part(kind="usage", segment=number, meter=meter, nanos=_usage_nanos(segment, units, number, meter))
+            Part(
+                kind="usage",
+                segment=number,
+                meter=meter,
+                nanos=segment.version.prices[meter].rate_call(
+                    _units_before(units, number, meter), units[number, meter]
+                ),
+                basis=held,
+            )
             for meter in sorted(meter for of_segment, meter in units if of_segment == number)
         ]
         parts += usage
         nanos, ppm = _sum(usage), segment.version.discount_ppm
         if ppm and nanos:
-            basis = {"discount_ppm": ppm, "of_nanos": str(nanos)}
+            basis = {"discount_ppm": ppm, "of_nanos": str(nanos), **held}
             off = -nanos * Fraction(ppm, PPM)
             parts.append(Part(kind="discount", segment=number, meter=None, nanos=off, basis=basis))
-    missing = sum((one.share * one.version.minimum_nanos for one in segments), Fraction(0)) - _sum(parts)
-    if missing > 0:
+    committed = sum((one.share * one.version.minimum_nanos for one in segments), Fraction(0))
+    missing = committed - _sum(parts)
+    if (
+        committed and missing > 0
+    ):  # without a commitment, what was taken back at a higher price stays below zero
         basis = {
             "commitments": [_commitment(segment) for segment in segments],
             "reached_nanos": str(_sum(parts)),
@@ -216,7 +233,7 @@ def _line(
         price = version.prices[meter]
         begin = _units_before(after, segment, meter)
         stood_at = begin + month.before.get((segment, meter), 0)
-        tiers = price.tier_uses_between(stood_at, begin + after[segment, meter])
+        tiers = price.tier_uses_between(stood_at, begin + after[segment, meter], begin)
     return Line(
         kind=kind,
         usage_period=month.usage_period,
@@ -261,14 +278,15 @@ def _credit_line(lines: Sequence[Line], period: str, unit: Currency, credit_nano
     )
 
 
-def _usage_nanos(segment: Segment, units: Mapping[tuple[int, str], int], number: int, meter: str) -> Fraction:
-    begin, price = _units_before(units, number, meter), segment.version.prices[meter]
-    return price.rate(begin + units[number, meter]) - price.rate(begin)
-
-
 def _units_before(units: Mapping[tuple[int, str], int], segment: int, meter: str) -> int:
     """What the meter stood at when the segment began."""
     return sum(units.get((earlier, meter), 0) for earlier in range(segment))
+
+
+def _held(segment: Segment) -> dict[str, str]:
+    """What a month with several plans says of each: which one, and from when."""
+    held = {"plan": segment.version.plan}
+    return held | ({"from": _moment(segment.starts_at)} if segment.starts_at else {})
 
 
 def _commitment(segment: Segment) -> dict[str, str]:
@@ -276,7 +294,12 @@ def _commitment(segment: Segment) -> dict[str, str]:
         "price_version_id": segment.version.price_version_id,
         "minimum_nanos": str(segment.version.minimum_nanos),
         "share": str(segment.share),
+        **_held(segment),
     }
+
+
+def _moment(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _by_key(parts: Sequence[Part]) -> dict[_Key, Part]:

@@ -1,5 +1,4 @@
-"""`python -m billing.worker`: the process that works on jobs: months opened and closed, alerts, webhooks, and
-what is collected through Stripe.
+"""`python -m billing.worker`: the process that works on jobs: months, their runs, alerts, webhooks, Stripe.
 
 `DATABASE_URL` says where PostgreSQL is; its tables must be there. Progress goes to stdout as JSON lines, as
 `serving.host` does it: one when ready, or one that says why not. It stays until SIGTERM or SIGINT, through
@@ -20,12 +19,13 @@ import msgspec
 from procrastinate.exceptions import ConnectorException
 from psycopg import Error
 
-from billing import accounts, alerts, closing, requests, retention, sealing
+from billing import accounts, alerts, closing, drafts, requests, retention, sealing
 from billing.collecting.comparing import compare
 from billing.collecting.listing import COMPARED_DAYS
 from billing.collecting.switch import Collecting, open_collecting
 from billing.deliveries import Deliveries
 from billing.jobs import PeriodicJob, open_app, run_jobs
+from billing.runs import due_runs
 from billing.store.jobs import COLLECT, DELIVER, has_tables
 from billing.targets import WebhookClient
 from infra.database import Pool, connect, open_pool, unreachable
@@ -100,6 +100,11 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
         await closing.close_ended_months(pool, datetime.now(UTC))
         await sealing.seal_closed_months(pool)
 
+    async def work_on_runs() -> None:
+        if await due_runs(pool):
+            await close_ended_months()
+            await drafts.work_on_due_runs(pool)
+
     async def make_partitions() -> None:
         await retention.make_partitions(pool)
 
@@ -109,6 +114,7 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
     return [
         PeriodicJob("billing.open_periods", "0 * * * *", open_periods),
         PeriodicJob("billing.close_ended_months", "*/10 * * * *", close_ended_months),
+        PeriodicJob("billing.work_on_runs", "* * * * * */2", work_on_runs, alone=True),
         PeriodicJob("billing.make_partitions", "20 * * * *", make_partitions),
         PeriodicJob("billing.forget_requests", "* * * * *", forget_requests),
         PeriodicJob("billing.evaluate_alerts", f"* * * * * */{alerts_every_s}", evaluate_alerts),
@@ -125,7 +131,7 @@ def _collecting_jobs(pool: Pool, collecting: Collecting) -> list[PeriodicJob]:
 
     return [
         PeriodicJob("billing.take_up_collections", "* * * * * */2", collecting.collector.take_up_due),
-        PeriodicJob("billing.compare_collections", "10 4 * * *", compare_both_sides),
+        PeriodicJob("billing.compare_collections", "10 4 * * *", compare_both_sides, alone=True),
         PeriodicJob("billing.forget_stripe_events", "40 3 * * *", collecting.collector.forget_events),
     ]
 

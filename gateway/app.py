@@ -1,5 +1,6 @@
 """`create_app`: all the wiring and the lifespan, nothing else."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,6 +13,7 @@ from litestar.types import Message, Scope
 
 from billing.collecting.webhooks import StripeEvents
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.limits import Limits
@@ -21,13 +23,15 @@ from gateway.routes import (
     account,
     health,
     intents,
+    invoices,
     reference,
     speech,
     stripe_events,
     transcriptions,
     translations,
 )
-from gateway.routes.admin import collections, credit_notes, people, review
+from gateway.routes.admin import collections, credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
 from infra.database import open_pool
@@ -48,11 +52,26 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
+    invoices.get_invoices,
+    invoices.get_invoice,
+    invoices.get_line_calls,
+    admin_invoices.get_invoices,
+    admin_invoices.get_invoice,
+    admin_invoices.get_line_calls,
+    admin_invoices.get_calls_csv,
+    admin_invoices.get_proof,
+    invoice_runs.request_invoice_run,
+    invoice_runs.get_invoice_run,
     people.get_me,
     collections.get_collections,
     stripe_events.receive_event,
     *review.ROUTES,
     *credit_notes.ROUTES,
+    prices.get_prices,
+    prices.create_prices,
+    prices.preview_prices,
+    prices.replay_prices,
+    prices.put_plan,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -118,6 +137,7 @@ async def _open_services(
     serving = await ServingClient.connect(ray_address, settings, telemetry, remote)
     keys = KeyCache(pool, database_url, lookup_timeout_s=settings.charge_timeout_s / 2)
     last_used = LastUsed(pool)
+    refusals = Refusals(pool)
     ledger = Ledger(database_url, telemetry, charge_timeout_s=settings.charge_timeout_s)
     limits = Limits(
         settings.requests_per_minute,
@@ -128,6 +148,7 @@ async def _open_services(
     )
     await keys.start()
     await last_used.start()
+    await refusals.start()
     await ledger.start()
     requests = IdempotentRequests(pool, ledger.session_id)
     requests.start()
@@ -138,6 +159,7 @@ async def _open_services(
             pool=pool,
             keys=keys,
             last_used=last_used,
+            refusals=refusals,
             ledger=ledger,
             requests=requests,
             serving=serving,
@@ -146,12 +168,14 @@ async def _open_services(
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
             stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
+            proving=asyncio.Semaphore(1),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.
         await ledger.close()
         await requests.close()
         await last_used.close()
+        await refusals.close()
         await keys.close()
         serving.close()
         limits.close()

@@ -16,8 +16,11 @@ from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
+from gateway.commands.prices import price
+from gateway.commands.proofs import invoice_calls, invoice_verify
 from gateway.commands.review import INVOICE_COMMANDS, audit_command
 from gateway.commands.running import AiaasGroup, as_json, database_url, echo_json, run, settings_from
+from gateway.commands.runs import invoice_run
 from gateway.commands.staff import staff
 from infra.migrations import migrate
 
@@ -94,7 +97,7 @@ def openapi_command(json: bool) -> None:
 
 
 tenant.add_command(tenant_add_credit)
-for command in INVOICE_COMMANDS:
+for command in (invoice_run, invoice_verify, invoice_calls, *INVOICE_COMMANDS):
     invoice.add_command(command)
 _MONEY = (
     usage_command,
@@ -107,7 +110,7 @@ _MONEY = (
     webhook,
     alert,
 )
-for command in (tenant, plan, key, staff, *_MONEY, demo):
+for command in (tenant, plan, price, key, staff, *_MONEY, demo):
     main.add_command(command)
 
 

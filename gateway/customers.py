@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from billing.accounts import change_plan, open_account
+from billing import audit
+from billing.accounts import open_account
 from billing.caps import change_caps
+from billing.plan_changes import PlanChange, change_plan
 from infra.database import Pool, borrow
 from tenants.plans import operator_set_tenant_plan
 from tenants.records import Tenant
@@ -13,6 +15,7 @@ from tenants.tenants import operator_create_tenant
 DEFAULT_PLAN = "standard"
 DEFAULT_CURRENCY = "USD"
 DEFAULT_TIME_ZONE = "UTC"
+_CHANGE_TIMEOUT_S = 15.0
 
 
 async def create_customer(
@@ -48,14 +51,24 @@ async def create_customer(
     return tenant
 
 
-async def change_customers_plan(pool: Pool, tenant_id: str, plan: str) -> Tenant:
-    """Put a tenant on another plan: its limits within a second, its prices from the first month not yet open.
+async def change_customers_plan(
+    pool: Pool, tenant_id: str, plan: str, actor: str, *, at_once: bool = False
+) -> tuple[Tenant, PlanChange]:
+    """Put a tenant on another plan: its limits within a second, its prices from its next month on or at once.
+    A refusal is on record.
 
     Raises:
         InvalidValueError: there is no such plan, or it has no prices in the account's currency.
+        MoneyCapError: the plan's prices do not go with the tenant's caps in money.
         NotFoundError: there is no such tenant, or it has no billing account.
+        UnavailableError: another transaction holds what this changes.
     """
-    async with borrow(pool) as connection, connection.transaction():
-        tenant = await operator_set_tenant_plan(connection, tenant_id, plan)
-        await change_plan(connection, tenant_id, plan)
-    return tenant
+    async with (
+        audit.refusals_recorded(pool, actor, "set_plan", tenant_id),
+        borrow(pool, use_timeout_s=_CHANGE_TIMEOUT_S) as connection,
+        connection.transaction(),
+    ):
+        changed = await change_plan(
+            connection, tenant_id, plan, actor=actor, now=datetime.now(UTC), at_once=at_once
+        )
+        return await operator_set_tenant_plan(connection, tenant_id, plan), changed

@@ -18,6 +18,7 @@ _AUTHENTICATION = "authentication_error"
 _PERMISSION = "permission_error"
 _SERVER = "server_error"
 _PAYMENT_REQUIRED = 402
+_COUNTED = frozenset({_PAYMENT_REQUIRED, 429, 503, 504})  # for want of money, of room, or of an engine
 
 STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, _AUTHENTICATION),
@@ -54,6 +55,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "text_too_long": (400, _REQUEST),
     "nothing_to_speak": (400, _REQUEST),
     "invalid_price": (400, _REQUEST),
+    "money_cap_not_kept": (409, _REQUEST),
     "invoice_state": (409, _REQUEST),
     "own_invoice": (403, _PERMISSION),
     "stale_approval": (409, _REQUEST),
@@ -65,6 +67,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "stripe_refused": (500, _SERVER),  # by commands and jobs alone
     "credit_note_state": (409, _REQUEST),
     "over_credited": (409, _REQUEST),
+    "invoice_run_failed": (409, _REQUEST),
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "unknown_intent_set": (404, "not_found_error"),
@@ -157,6 +160,9 @@ def answer_domain_error(request: Request[Any, Any, Any], error: DomainError) -> 
     status, _ = STATUS_AND_TYPE[error.code]
     name = "call_abandoned" if isinstance(error, CallerLeftError) else "call_refused"
     event("gateway", logging.INFO, name, {"code": error.code, **_where(request)})
+    caller = request.scope["state"].get("caller")
+    if status in _COUNTED and caller is not None:
+        request.app.state["services"].refusals.note(caller.tenant_id, error.code)
     headers: dict[str, str] = {}
     if isinstance(error, RetryLaterError):
         headers = {

@@ -1,10 +1,13 @@
 """What a worker process holds, handed to every route by the application's state."""
 
+import asyncio
+
 import msgspec
 from litestar.connection import ASGIConnection
 
 from billing.collecting.webhooks import StripeEvents
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.limits import Limits
 from gateway.metered import Metered
@@ -18,12 +21,17 @@ from tenants.last_used import LastUsed
 
 
 class Services(msgspec.Struct, frozen=True):
-    """The parts of one worker, made by `gateway.app` and by nobody else."""
+    """The parts of one worker, made by `gateway.app` and by nobody else.
+
+    Attributes:
+        proving: held while an invoice is verified, which may take a connection for seconds.
+    """
 
     settings: Settings
     pool: Pool
     keys: KeyCache
     last_used: LastUsed
+    refusals: Refusals
     ledger: Ledger
     requests: IdempotentRequests
     serving: ServingClient
@@ -32,6 +40,7 @@ class Services(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     staff_door: StaffDoor
     stripe_events: StripeEvents
+    proving: asyncio.Semaphore
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

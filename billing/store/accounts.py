@@ -7,6 +7,7 @@ import msgspec
 from psycopg.rows import class_row
 
 from billing.periods import Period
+from billing.store.locks import use_prices
 from infra.database import Connection
 
 
@@ -106,6 +107,36 @@ async def update_plan(connection: Connection, tenant_id: str, plan: str) -> Acco
         return await cursor.fetchone()
 
 
+async def take_prices(
+    connection: Connection, tenant_ids: Sequence[str], now: datetime
+) -> list[tuple[str, str]]:
+    """Have these tenants' months that have not begun take the prices that are right for them now; returns
+    those that changed, as (tenant, month). Call it under the locks of prices and of these accounts.
+
+    A month that has usage, by a worker's clock ahead of ours, has begun.
+    """
+    cursor = await connection.execute(
+        """
+        UPDATE billing.period month SET price_version_id = right_one.version
+        FROM billing.account, billing.period known
+        CROSS JOIN LATERAL (
+            SELECT billing.price_version_at(
+                account.tenant_id, account.plan, account.currency, known.starts_at)
+        ) AS right_one (version)
+        WHERE account.tenant_id = ANY(%(tenant_ids)s) AND known.tenant_id = account.tenant_id
+          AND (month.tenant_id, month.period) = (known.tenant_id, known.period)
+          AND month.starts_at > %(now)s AND right_one.version <> month.price_version_id
+          AND NOT EXISTS (
+              SELECT FROM billing.period_counter counter
+              WHERE counter.tenant_id = month.tenant_id AND counter.period = month.period
+                AND (counter.calls <> 0 OR counter.units <> 0))
+        RETURNING month.tenant_id, month.period
+        """,
+        {"tenant_ids": list(tenant_ids), "now": now},
+    )
+    return sorted([(str(tenant_id), str(period)) for tenant_id, period in await cursor.fetchall()])
+
+
 async def try_time_zone(connection: Connection, name: str) -> None:
     """Have the server use the zone: its own list may be older than ours.
 
@@ -119,9 +150,10 @@ async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -
     """Add periods and their counters, those of capped keys too; what is there stays. In a transaction.
 
     A period takes the newest price version of the account's plan and currency that holds when it starts; one
-    of the tenant's own comes before everyone's.
+    of the tenant's own comes before everyone's. Prices and plans do not change meanwhile.
     Rows are written in the order of tenant and month, as locks are taken in one order.
     """
+    await use_prices(connection)
     ordered = sorted(periods, key=lambda new: (new.tenant_id, new.period.label))
     parameters = {
         "tenant_ids": [new.tenant_id for new in ordered],
@@ -134,11 +166,8 @@ async def insert_periods(connection: Connection, periods: Sequence[NewPeriod]) -
         """
         INSERT INTO billing.period (tenant_id, period, starts_at, ends_at, time_zone, price_version_id)
         SELECT given.tenant_id, given.period, given.starts_at, given.ends_at, given.time_zone,
-               (SELECT version.price_version_id FROM billing.price_version version
-                WHERE version.plan = account.plan AND version.currency = account.currency
-                  AND (version.tenant_id IS NULL OR version.tenant_id = account.tenant_id)
-                  AND version.valid_from <= given.starts_at
-                ORDER BY version.tenant_id IS NULL, version.valid_from DESC LIMIT 1)
+               billing.price_version_at(
+                   account.tenant_id, account.plan, account.currency, given.starts_at)
         FROM unnest(%(tenant_ids)s::text[], %(labels)s::text[], %(starts)s::timestamptz[],
                     %(ends)s::timestamptz[], %(time_zones)s::text[]) WITH ORDINALITY
              AS given (tenant_id, period, starts_at, ends_at, time_zone, place)

@@ -55,6 +55,35 @@ async def delete_cap(connection: Connection, tenant_id: str, key_id: str | None,
     )
 
 
+async def read_wrongly_capped(connection: Connection, tenant_ids: Sequence[str], limit: int) -> list[str]:
+    """Of these tenants, those with caps in money or prepaid credit that have volume or package prices in a
+    month that is not closed, or will have.
+    """
+    cursor = await connection.execute(
+        """
+        SELECT account.tenant_id FROM billing.account
+        WHERE account.tenant_id = ANY(%(tenant_ids)s)
+          AND EXISTS (SELECT FROM billing.cap WHERE cap.tenant_id = account.tenant_id AND cap.meter IS NULL)
+          AND EXISTS (
+              SELECT FROM billing.meter_price price
+              WHERE price.model IN ('volume', 'package') AND price.price_version_id IN (
+                  SELECT segment.price_version_id
+                  FROM billing.period JOIN billing.month_segment segment USING (tenant_id, period)
+                  WHERE period.tenant_id = account.tenant_id AND period.closed_at IS NULL
+                  UNION ALL
+                  SELECT billing.price_version_at(
+                      account.tenant_id, account.plan, account.currency, ahead.valid_from)
+                  FROM billing.price_version ahead
+                  WHERE ahead.plan = account.plan AND ahead.currency = account.currency
+                    AND (ahead.tenant_id IS NULL OR ahead.tenant_id = account.tenant_id)
+                    AND ahead.valid_from > now()))
+        ORDER BY account.tenant_id LIMIT %(limit)s
+        """,
+        {"tenant_ids": list(tenant_ids), "limit": limit},
+    )
+    return [str(tenant_id) for (tenant_id,) in await cursor.fetchall()]
+
+
 async def match_key_counters(connection: Connection, tenant_id: str) -> None:
     """Have counters for the tenant's capped keys, and no others. Call it under `billing.locks.lock_tenant`.
 

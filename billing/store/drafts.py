@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from psycopg import sql
 from psycopg.rows import class_row
 
 from infra.database import Connection
@@ -44,23 +45,67 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CounterRow(msgspec.Struct, frozen=True):
-    """What a tenant's meter stands at in a month that is not sealed."""
+    """What a tenant's meter counted in a segment of a month that is not sealed."""
 
     tenant_id: str
+    segment: int
     meter: str
     calls: int
     units: int
 
 
 class MonthPrice(msgspec.Struct, frozen=True):
-    """A price version that holds for a tenant's month, with the share of the month's time: `held / of`."""
+    """A price version that holds for a segment of a tenant's month, with its share of the month's time:
+    `held / of`.
+    """
 
     tenant_id: str
     period: str
     segment: int
     price_version_id: str
+    starts_at: datetime
     held_us: int
     of_us: int
+
+
+# Also those whose invoice was made before, whatever became of their usage.
+_BILLABLE = sql.SQL(
+    """
+    billing.period
+    JOIN billing.price_version version USING (price_version_id)
+    WHERE period.period = %(period)s AND period.starts_at <= now()
+      AND (version.minimum_nanos > 0
+          OR EXISTS (
+              SELECT FROM billing.period_segment past
+              WHERE past.tenant_id = period.tenant_id AND past.period = period.period)
+          OR EXISTS (
+              SELECT FROM billing.period_counter counter
+              WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
+                AND (counter.calls <> 0 OR counter.units <> 0))
+          OR EXISTS (
+              SELECT FROM billing.seal
+              WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
+          OR EXISTS (
+              SELECT FROM billing.invoice
+              WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
+    """
+)
+_COUNT = sql.SQL("SELECT count(*) FROM {billable}").format(billable=_BILLABLE)
+_LOCK_PAGE = sql.SQL(
+    """
+    SELECT period.tenant_id FROM {billable} AND period.tenant_id > %(after)s
+    ORDER BY period.tenant_id LIMIT %(limit)s
+    FOR NO KEY UPDATE OF period
+    """
+).format(billable=_BILLABLE)
+
+
+async def count_billable_months(connection: Connection, period: str) -> int:
+    """How many tenants have something to bill in a month that has begun on their clock."""
+    cursor = await connection.execute(_COUNT, {"period": period})
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def lock_billable_months(connection: Connection, period: str, after: str, limit: int) -> list[str]:
@@ -68,28 +113,7 @@ async def lock_billable_months(connection: Connection, period: str, after: str, 
 
     Charges lock accounts, not periods, and go on.
     """
-    cursor = await connection.execute(
-        """
-        SELECT period.tenant_id
-        FROM billing.period
-        JOIN billing.price_version version USING (price_version_id)
-        WHERE period.period = %(period)s AND period.tenant_id > %(after)s
-          AND (version.minimum_nanos > 0
-              OR EXISTS (
-                  SELECT FROM billing.period_counter counter
-                  WHERE counter.tenant_id = period.tenant_id AND counter.period = period.period
-                    AND (counter.calls <> 0 OR counter.units <> 0))
-              OR EXISTS (
-                  SELECT FROM billing.seal
-                  WHERE seal.tenant_id = period.tenant_id AND seal.period = period.period)
-              OR EXISTS (
-                  SELECT FROM billing.invoice
-                  WHERE invoice.tenant_id = period.tenant_id AND invoice.period = period.period))
-        ORDER BY period.tenant_id LIMIT %(limit)s
-        FOR NO KEY UPDATE OF period
-        """,
-        {"period": period, "after": after, "limit": limit},
-    )
+    cursor = await connection.execute(_LOCK_PAGE, {"period": period, "after": after, "limit": limit})
     return [str(tenant_id) for (tenant_id,) in await cursor.fetchall()]
 
 
@@ -102,7 +126,8 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
         await cursor.execute(
             """
             SELECT month.tenant_id, month.period, month.starts_at, month.ends_at, month.time_zone,
-                   coalesce(month.closed_at, now()) AS cutoff_at, month.sealed_at IS NOT NULL AS is_sealed,
+                   coalesce(month.closed_at, statement_timestamp()) AS cutoff_at,
+                   month.sealed_at IS NOT NULL AS is_sealed,
                    month.price_version_id, month.credit_nanos, account.currency, profile.issuer_id,
                    jsonb_build_object('name', issuer.name, 'address', issuer.address, 'tax_id', issuer.tax_id,
                                       'email', issuer.email) AS issuer,
@@ -153,14 +178,27 @@ async def read_months(connection: Connection, period: str, tenant_ids: Sequence[
 
 
 async def read_counters(connection: Connection, period: str, tenant_ids: Sequence[str]) -> list[CounterRow]:
-    """The counters with usage of these tenants, all as of one moment."""
+    """The counters with usage of these tenants by segment, all as of one moment."""
     async with connection.cursor(row_factory=class_row(CounterRow)) as cursor:
         await cursor.execute(
             """
-            SELECT tenant_id, meter, calls, units
-            FROM billing.period_counter
-            WHERE period = %(period)s AND tenant_id = ANY(%(tenant_ids)s) AND (calls <> 0 OR units <> 0)
-            ORDER BY tenant_id, meter
+            WITH stood AS (  -- at the end of each segment
+                SELECT tenant_id, segment, meter, calls, units FROM billing.segment_counter
+                WHERE period = %(period)s AND tenant_id = ANY(%(tenant_ids)s)
+                UNION ALL
+                SELECT tenant_id, (
+                    SELECT count(*)::smallint FROM billing.period_segment past
+                    WHERE past.tenant_id = counter.tenant_id AND past.period = counter.period
+                ), meter, calls, units
+                FROM billing.period_counter counter
+                WHERE period = %(period)s AND tenant_id = ANY(%(tenant_ids)s)
+            ), counted AS (
+                SELECT tenant_id, segment, meter, calls - lag(calls, 1, 0::bigint) OVER segments AS calls,
+                       units - lag(units, 1, 0::bigint) OVER segments AS units
+                FROM stood WINDOW segments AS (PARTITION BY tenant_id, meter ORDER BY segment)
+            )
+            SELECT tenant_id, segment, meter, calls, units FROM counted WHERE calls <> 0 OR units <> 0
+            ORDER BY tenant_id, segment, meter
             """,
             {"period": period, "tenant_ids": list(tenant_ids)},
         )
@@ -172,11 +210,20 @@ async def read_month_prices(connection: Connection, months: Sequence[tuple[str, 
     async with connection.cursor(row_factory=class_row(MonthPrice)) as cursor:
         await cursor.execute(
             """
-            SELECT tenant_id, period, 0 AS segment, price_version_id, 1 AS held_us, 1 AS of_us
-            FROM billing.period
-            JOIN unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
-                USING (tenant_id, period)
-            ORDER BY tenant_id, period
+            SELECT tenant_id, period, held.segment, held.price_version_id, held.starts_at,
+                   (extract(epoch FROM held.until - held.since) * 1000000)::bigint AS held_us,
+                   (extract(epoch FROM held.month_ends_at - held.month_starts_at) * 1000000)::bigint AS of_us
+            FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
+            CROSS JOIN LATERAL (
+                SELECT segment.segment, segment.price_version_id, segment.starts_at,
+                       least(greatest(segment.starts_at, month.starts_at), month.ends_at) AS since,
+                       least(greatest(segment.ends_at, month.starts_at), month.ends_at) AS until,
+                       month.starts_at AS month_starts_at, month.ends_at AS month_ends_at
+                FROM billing.period month
+                JOIN billing.month_segment segment USING (tenant_id, period)
+                WHERE month.tenant_id = given.tenant_id AND month.period = given.period
+            ) AS held
+            ORDER BY tenant_id, period, held.segment
             """,
             {
                 "tenant_ids": [tenant_id for tenant_id, _ in months],

@@ -114,9 +114,14 @@ async def read_invoice(connection: Connection, invoice_id: str) -> InvoiceRow | 
 
 
 async def read_summaries(
-    connection: Connection, tenant_id: str | None, period: str | None, statuses: Sequence[str], limit: int
+    connection: Connection,
+    tenant_id: str | None,
+    period: str | None,
+    statuses: Sequence[str],
+    limit: int,
+    after: InvoiceRow | None = None,
 ) -> list[SummaryRow]:
-    """A tenant's invoices, or all tenants' (for the vendor), the newest months first."""
+    """A tenant's invoices, or all tenants' (for the vendor), the newest months first; those after one."""
     async with connection.cursor(row_factory=class_row(SummaryRow)) as cursor:
         await cursor.execute(
             """
@@ -125,9 +130,20 @@ async def read_summaries(
             WHERE (%(tenant_id)s::text IS NULL OR tenant_id = %(tenant_id)s)
               AND (%(period)s::text IS NULL OR period = %(period)s)
               AND status = ANY(%(statuses)s)
+              AND (%(after_period)s::text IS NULL OR (period <= %(after_period)s AND (
+                  period < %(after_period)s OR tenant_id > %(after_tenant)s
+                  OR (tenant_id = %(after_tenant)s AND revision < %(after_revision)s))))
             ORDER BY period DESC, tenant_id, revision DESC LIMIT %(limit)s
             """,
-            {"tenant_id": tenant_id, "period": period, "statuses": list(statuses), "limit": limit},
+            {
+                "tenant_id": tenant_id,
+                "period": period,
+                "statuses": list(statuses),
+                "limit": limit,
+                "after_period": after.period if after else None,
+                "after_tenant": after.tenant_id if after else None,
+                "after_revision": after.revision if after else None,
+            },
         )
         return await cursor.fetchall()
 

@@ -124,7 +124,8 @@ async def read_used_months(
 async def copy_books(connection: Connection, months: Sequence[tuple[str, str]]) -> Moment:
     """Begin with other months, as (tenant, month): copy all that adds up their usage, in one statement."""
     await connection.execute(
-        "TRUNCATE pg_temp.reconciled_month, pg_temp.reconciled_book, pg_temp.reconciled_usage"
+        "TRUNCATE pg_temp.reconciled_month, pg_temp.reconciled_segment, pg_temp.reconciled_price, "
+        "pg_temp.reconciled_book, pg_temp.reconciled_usage"
     )
     async with connection.cursor(row_factory=class_row(Moment)) as cursor:
         await cursor.execute(
@@ -224,19 +225,28 @@ async def usage_by_meter(connection: Connection) -> AsyncGenerator[Difference]:
 _TABLES: Final = (
     "CREATE TEMPORARY TABLE reconciled_month (tenant_id text, period text, time_zone text)",
     """
+    CREATE TEMPORARY TABLE reconciled_segment (
+        tenant_id text, period text, segment smallint, ends_at timestamptz, snapshot pg_snapshot)
+    """,
+    """
+    CREATE TEMPORARY TABLE reconciled_price (
+        tenant_id text, period text, segment smallint, meter text, has_ended boolean, per_units numeric,
+        up_to_units bigint[], nanos bigint[])
+    """,
+    """
     CREATE TEMPORARY TABLE reconciled_book (
         what text, tenant_id text, period text, meter text, key_id text, hour timestamptz, calls bigint,
-        units bigint, rated numeric, up_to_units bigint[], nanos bigint[])
+        units bigint, rated numeric)
     """,
     """
     CREATE TEMPORARY TABLE reconciled_usage (
-        tenant_id text, period text, meter text, key_id text, hour timestamptz, calls bigint, units bigint,
-        rated numeric, charges bigint, voids bigint)
+        tenant_id text, period text, meter text, key_id text, hour timestamptz, segment smallint,
+        calls bigint, units bigint, rated numeric, charges bigint, voids bigint)
     """,
 )
 
-# A key's counter comes with its meter's price. A draft of a month that is not sealed may lag behind it: it is
-# left out.
+# Of months with keys' counters, the prices of all segments are copied too. A draft of a month that is not
+# sealed may lag behind it: it is left out.
 _COPY_BOOKS: Final = """
     WITH month AS (
         SELECT period.tenant_id, period.period, period.price_version_id
@@ -251,28 +261,39 @@ _COPY_BOOKS: Final = """
         SELECT tenant_id, period, coalesce(period.time_zone, 'UTC')
         FROM unnest(%(tenant_ids)s::text[], %(periods)s::text[]) AS given (tenant_id, period)
         LEFT JOIN billing.period USING (tenant_id, period)
+    ), ended AS (
+        INSERT INTO pg_temp.reconciled_segment
+        SELECT tenant_id, period, past.segment, past.ends_at, past.snapshot
+        FROM month JOIN billing.period_segment past USING (tenant_id, period)
+    ), priced AS (
+        INSERT INTO pg_temp.reconciled_price
+        SELECT tenant_id, period, segment.segment, price.meter, segment.snapshot IS NOT NULL,
+               div(price.nano, price.scale), price.up_to_units, price.nanos
+        FROM month
+        JOIN billing.month_segment segment USING (tenant_id, period)
+        CROSS JOIN LATERAL billing.meter_prices(segment.price_version_id) price
+        WHERE EXISTS (
+            SELECT FROM billing.key_counter counter
+            WHERE counter.tenant_id = month.tenant_id AND counter.period = month.period)
     ), copied AS (
         INSERT INTO pg_temp.reconciled_book
-        SELECT 'counter', tenant_id, period, counter.meter, '', NULL, counter.calls, counter.units, 0,
-               NULL::bigint[], NULL::bigint[]
+        SELECT 'counter', tenant_id, period, counter.meter, '', NULL, counter.calls, counter.units, 0
         FROM month JOIN billing.period_counter counter USING (tenant_id, period)
         UNION ALL
         SELECT 'roll-up', tenant_id, period, hourly.meter, hourly.key_id, hourly.hour, hourly.calls,
-               hourly.units, 0, NULL, NULL
+               hourly.units, 0
         FROM month JOIN billing.hourly_usage hourly USING (tenant_id, period)
         UNION ALL
         SELECT 'key counter', tenant_id, period, counter.meter, counter.key_id, NULL, 0, counter.units,
-               counter.rated, price.up_to_units, price.nanos
-        FROM month
-        JOIN billing.key_counter counter USING (tenant_id, period)
-        LEFT JOIN LATERAL billing.meter_prices(month.price_version_id) price ON price.meter = counter.meter
+               counter.rated
+        FROM month JOIN billing.key_counter counter USING (tenant_id, period)
         UNION ALL
-        SELECT 'invoice', tenant_id, period, line.meter, '', NULL, line.calls, line.units, 0, NULL, NULL
+        SELECT 'invoice', tenant_id, period, line.meter, '', NULL, line.calls, line.units, 0
         FROM invoice JOIN billing.invoice_line line USING (invoice_id) WHERE line.kind = 'usage'
         UNION ALL
         SELECT 'invoice total', tenant_id, period, '', '', NULL, 0, 0, subtotal_minor - (
             SELECT coalesce(sum(line.amount_minor), 0) FROM billing.invoice_line line
-            WHERE line.invoice_id = invoice.invoice_id), NULL, NULL
+            WHERE line.invoice_id = invoice.invoice_id)
         FROM invoice
     )
     SELECT pg_current_snapshot()::text AS snapshot, now() AS copied_at
@@ -296,31 +317,43 @@ _ENDS: Final = """
 # `written_in` is the transaction that wrote the row. One recorded an hour ago was committed long ago, since
 # no transaction that writes usage lasts for more than seconds: so rows restored into another server count,
 # where the ids of transactions mean nothing. A subtransaction is not in a snapshot: usage rows are written
-# outside of any.
+# outside of any. A row of a key with counters is rated at the prices of its segment.
 _ADD_UP: Final = """
     INSERT INTO pg_temp.reconciled_usage
-    SELECT tenant_id, period, usage.meter, usage.key_id,
-           date_trunc('hour', usage.occurred_at, month.time_zone), sum(usage.calls), sum(usage.units),
-           sum(billing.rate(capped.up_to_units, capped.nanos, usage.units_before + usage.units)
-               - billing.rate(capped.up_to_units, capped.nanos, usage.units_before)),
+    SELECT tenant_id, period, meter, usage.key_id, date_trunc('hour', usage.occurred_at, usage.time_zone),
+           usage.segment, sum(usage.calls), sum(usage.units),
+           sum(billing.rate(price.up_to_units, price.nanos, usage.units_before + usage.units)
+               - billing.rate(price.up_to_units, price.nanos, usage.units_before)),
            count(*) FILTER (WHERE usage.entry %% 2 = 0), count(*) FILTER (WHERE usage.entry %% 2 = 1)
-    FROM billing.usage_row usage
-    JOIN pg_temp.reconciled_month month USING (tenant_id, period)
-    LEFT JOIN (
-        SELECT * FROM pg_temp.reconciled_book WHERE what = 'key counter'
-    ) AS capped USING (tenant_id, period, meter, key_id)
-    WHERE usage.call_id BETWEEN %(first)s AND %(last)s
-      AND (usage.recorded_at < %(copied_at)s - interval '1 hour'
-           OR pg_visible_in_snapshot(usage.written_in, %(snapshot)s::pg_snapshot))
-    GROUP BY 1, 2, 3, 4, 5
+    FROM (
+        SELECT usage.*, month.time_zone, CASE WHEN capped.what IS NOT NULL THEN (
+                   SELECT count(*)::smallint FROM pg_temp.reconciled_segment past
+                   WHERE past.tenant_id = usage.tenant_id AND past.period = usage.period
+                     AND NOT billing.came_before(
+                         usage.recorded_at, usage.written_in, past.ends_at, past.snapshot)) END AS segment
+        FROM billing.usage_row usage
+        JOIN pg_temp.reconciled_month month USING (tenant_id, period)
+        LEFT JOIN (
+            SELECT * FROM pg_temp.reconciled_book WHERE what = 'key counter'
+        ) AS capped USING (tenant_id, period, meter, key_id)
+        WHERE usage.call_id BETWEEN %(first)s AND %(last)s
+          AND (usage.recorded_at < %(copied_at)s - interval '1 hour'
+               OR pg_visible_in_snapshot(usage.written_in, %(snapshot)s::pg_snapshot))
+    ) AS usage
+    LEFT JOIN pg_temp.reconciled_price price USING (tenant_id, period, meter, segment)
+    GROUP BY 1, 2, 3, 4, 5, 6
 """
 
-# What the rows come to and what the books say are put into one list, and added up place by place.
+# What the rows come to and what the books say are put into one list, and added up place by place. What a key
+# came to in a segment that ended is in whole nanos, rounded up, at the scale of the price that holds.
 _DIFFERENCES: Final = """
     WITH used AS (
-        SELECT tenant_id, period, meter, key_id, hour, sum(calls) AS calls, sum(units) AS units,
-               sum(rated) AS rated
+        SELECT tenant_id, period, meter, key_id, hour, sum(calls) AS calls, sum(units) AS units
         FROM pg_temp.reconciled_usage GROUP BY 1, 2, 3, 4, 5
+    ), used_by_key AS (
+        SELECT tenant_id, period, meter, key_id, segment, sum(calls) AS calls, sum(units) AS units,
+               coalesce(sum(rated), 0) AS rated
+        FROM pg_temp.reconciled_usage WHERE segment IS NOT NULL GROUP BY 1, 2, 3, 4, 5
     ), used_by_meter AS (
         SELECT tenant_id, period, meter, sum(calls) AS calls, sum(units) AS units FROM used GROUP BY 1, 2, 3
     ), side (what, tenant_id, period, meter, key_id, hour, calls_of_rows, units_of_rows, calls, units,
@@ -333,9 +366,13 @@ _DIFFERENCES: Final = """
         SELECT 'roll-up', tenant_id, period, meter, key_id, hour, calls, units, 0, 0, 0 FROM used
         UNION ALL
         SELECT 'key counter', tenant_id, period, meter, key_id, NULL, used.calls, used.units, used.calls, 0,
-               -coalesce(used.rated, 0)
-        FROM used JOIN pg_temp.reconciled_book book USING (tenant_id, period, meter, key_id)
-        WHERE book.what = 'key counter'
+               -CASE WHEN price.has_ended
+                     THEN billing.whole_nanos(used.rated, price.per_units) * coalesce(now.per_units, 1)
+                     ELSE used.rated END
+        FROM used_by_key used
+        LEFT JOIN pg_temp.reconciled_price price USING (tenant_id, period, meter, segment)
+        LEFT JOIN pg_temp.reconciled_price now USING (tenant_id, period, meter)
+        WHERE now.has_ended IS NOT TRUE
         UNION ALL
         SELECT 'invoice', tenant_id, period, used.meter, '', NULL, used.calls, used.units, 0, 0, 0
         FROM used_by_meter used JOIN pg_temp.reconciled_book book USING (tenant_id, period)

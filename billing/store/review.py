@@ -68,6 +68,14 @@ class CapRow(msgspec.Struct, frozen=True):
     raised_at: datetime
 
 
+class RefusedRow(msgspec.Struct, frozen=True):
+    """Calls that were refused in an invoice's month; see `billing.risk.Refused`."""
+
+    invoice_id: str
+    code: str
+    calls: int
+
+
 class DeedRow(msgspec.Struct, frozen=True):
     """An approval of an invoice, or that it was sent back."""
 
@@ -192,6 +200,21 @@ async def read_caps_hit(connection: Connection, invoice_ids: Sequence[str]) -> l
             WHERE invoice.invoice_id = ANY(%(ids)s)
               AND alert.type = 'cap.threshold_reached' AND alert.threshold_percent = 100
             ORDER BY invoice.invoice_id, alert.raised_at
+            """,
+            {"ids": list(invoice_ids)},
+        )
+        return await cursor.fetchall()
+
+
+async def read_refused(connection: Connection, invoice_ids: Sequence[str]) -> list[RefusedRow]:
+    """The calls of their tenants that were refused in these invoices' months, most first."""
+    async with connection.cursor(row_factory=class_row(RefusedRow)) as cursor:
+        await cursor.execute(
+            """
+            SELECT invoice.invoice_id, counter.code, counter.calls
+            FROM billing.invoice JOIN billing.refusal_counter counter USING (tenant_id, period)
+            WHERE invoice.invoice_id = ANY(%(ids)s)
+            ORDER BY invoice.invoice_id, counter.calls DESC, counter.code
             """,
             {"ids": list(invoice_ids)},
         )

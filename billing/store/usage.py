@@ -27,7 +27,7 @@ class DayRow(msgspec.Struct, frozen=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """One entry of a call, or of one slice of it, with the price version of its period."""
+    """One entry of a call, or of one slice of it, with the price version that held when it was charged."""
 
     call_id: UUID
     slice: int
@@ -98,7 +98,13 @@ async def read_call(connection: Connection, tenant_id: str, call_id: UUID) -> li
             """
             SELECT usage.call_id, usage.slice, usage.entry, usage.calls, usage.key_id, usage.meter,
                    usage.units, usage.units_before, usage.model, usage.engine, usage.period,
-                   period.price_version_id, usage.occurred_at, usage.recorded_at
+                   coalesce((
+                       SELECT past.price_version_id FROM billing.period_segment past
+                       WHERE past.tenant_id = usage.tenant_id AND past.period = usage.period
+                         AND billing.came_before(
+                             usage.recorded_at, usage.written_in, past.ends_at, past.snapshot)
+                       ORDER BY past.segment LIMIT 1
+                   ), period.price_version_id) AS price_version_id, usage.occurred_at, usage.recorded_at
             FROM billing.usage_row usage
             JOIN billing.period USING (tenant_id, period)
             WHERE usage.call_id = %(call_id)s AND usage.tenant_id = %(tenant_id)s

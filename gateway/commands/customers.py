@@ -8,6 +8,8 @@ import click
 from billing.accounts import account as read_account
 from billing.caps import set_caps
 from billing.credit import credit
+from billing.plan_changes import PlanChange
+from gateway.commands.acting import acting
 from gateway.commands.cap_options import (
     ShownCap,
     cap_options,
@@ -132,14 +134,23 @@ def tenant_set_cap(tenant_id: str, cap: str | None, cap_units: tuple[str, ...], 
 @tenant.command("set-plan")
 @click.argument("tenant_id")
 @click.argument("plan")
+@click.option("--at-once", is_flag=True, help="Its prices too: from now on, in the month that runs.")
 @as_json
-def tenant_set_plan(tenant_id: str, plan: str, json: bool) -> None:
-    """Put TENANT_ID on PLAN: its limits within a second, its prices from the first month not yet open."""
-    changed = with_pool(lambda pool: change_customers_plan(pool, tenant_id, plan))
+def tenant_set_plan(tenant_id: str, plan: str, at_once: bool, json: bool) -> None:
+    """Put TENANT_ID on PLAN: its limits within a second, its prices from its next month on.
+
+    At once, the month that runs goes on at the plan's prices: tiers go on where they stood, a minimum
+    commitment counts for its share of the month's time, and the invoice says from when.
+    """
+
+    async def change(pool: Pool) -> tuple[Tenant, PlanChange]:
+        return await change_customers_plan(pool, tenant_id, plan, await acting(pool), at_once=at_once)
+
+    changed, made = with_pool(change)
     if json:
-        echo_json(_tenant_fields(changed))
+        echo_json({**_tenant_fields(changed), "change": made})
     else:
-        click.echo(f"{tenant_id} is on {plan}. Months that are open already keep their prices.")
+        click.echo(f"{tenant_id} is on {plan}, at its prices from {moment(made.starts_at)} UTC on.")
 
 
 @tenant.command("set-placement")

@@ -3,30 +3,15 @@
 import click
 import msgspec
 
-from billing.drafts import run_drafts
 from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
 from billing.money import currency, format_minor, format_percent
-from gateway.commands.acting import acting
 from gateway.commands.money import PERIOD_HELP
 from gateway.commands.running import as_json, echo_json, table, with_pool
-from infra.database import Pool
 
 
 @click.group()
 def invoice() -> None:
     """Invoices, from the usage that was charged."""
-
-
-@invoice.command("run")
-@click.option("--period", required=True, help=PERIOD_HELP)
-@as_json
-def invoice_run(period: str, json: bool) -> None:
-    """Draft an invoice for every tenant with usage in the month; run again, it refreshes the drafts."""
-
-    async def run(pool: Pool) -> list[InvoiceSummary]:
-        return await run_drafts(pool, period, await acting(pool))
-
-    _show_list(with_pool(run), json)
 
 
 @invoice.command("list")
@@ -35,7 +20,7 @@ def invoice_run(period: str, json: bool) -> None:
 @as_json
 def invoice_list(tenant_id: str | None, period: str | None, json: bool) -> None:
     """List invoices, the newest months first."""
-    _show_list(with_pool(lambda pool: list_invoices(pool, tenant_id, period)), json)
+    show_invoices(with_pool(lambda pool: list_invoices(pool, tenant_id, period)), json)
 
 
 @invoice.command("show")
@@ -86,7 +71,8 @@ def _line_name(line: InvoiceLine, period: str) -> str:
     return name if line.usage_period == period else f"{name}, late from {line.usage_period}"
 
 
-def _show_list(found: list[InvoiceSummary], json: bool) -> None:
+def show_invoices(found: list[InvoiceSummary], json: bool) -> None:
+    """A list of invoices, for people or as JSON."""
     if json:
         echo_json({"invoices": msgspec.to_builtins(found)})
         return

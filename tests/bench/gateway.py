@@ -27,6 +27,7 @@ from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from billing.ledger import Ledger
+from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
 from gateway.app import add_headers
 from gateway.auth import admit, identify
@@ -123,6 +124,7 @@ def build(database_url: str) -> Litestar:
             pool,
             keys,
             last_used,
+            Refusals(pool),
             ledger,
             requests,
             serving,
@@ -130,6 +132,7 @@ def build(database_url: str) -> Litestar:
             metered,
             telemetry,
             StaffDoor(pool, workers=1),
+            asyncio.Semaphore(1),
         )
         yield
         await ledger.close()

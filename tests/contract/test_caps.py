@@ -5,6 +5,7 @@ from collections import Counter
 
 import httpx
 import openai
+import psycopg
 import pytest
 
 from tests.stack import Stack, wait_until
@@ -32,6 +33,16 @@ def test_a_cap_lets_exactly_its_calls_through_over_all_workers(stack: Stack, cap
     assert hammer(stack, key, 64) == {200: 20, 402: 44}
     usage = stack.cli("usage", "--tenant", tenant_id)["meters"]["intent.calls"]
     assert usage == {"units": 20, "calls": 20}
+
+
+def test_refused_calls_are_counted_for_the_review_of_invoices(stack: Stack) -> None:
+    tenant_id, key = make(stack, "--cap-units", "intent.calls=0")
+    assert hammer(stack, key, 3) == {402: 3}
+    counted = "SELECT code, sum(calls) FROM billing.refusal_counter WHERE tenant_id = %s GROUP BY code"
+    with psycopg.connect(stack.cli("db-url")["url"], autocommit=True) as connection:
+        assert wait_until(
+            lambda: connection.execute(counted, [tenant_id]).fetchall() == [("insufficient_quota", 3)], 12
+        )
 
 
 def test_a_refused_call_is_not_tried_again_by_the_official_client(stack: Stack) -> None:

@@ -24,7 +24,8 @@ from billing.credit_notes import (
     tax_back_minor,
     withdraw_credit_note,
 )
-from billing.invoices import Invoice, show_invoice
+from billing.drafts import content, read_materials
+from billing.invoices import Invoice, content_sha256, show_invoice
 from billing.issuing import (
     InvoiceStateError,
     OwnInvoiceError,
@@ -155,6 +156,23 @@ async def test_a_credit_note_that_comes_after_the_approval_is_not_forgotten(
         await issue(pool, november.invoice_id, CHECKER)
     (again,) = await issue_all(pool, "2025-11")
     assert again.due_minor == 1100
+
+
+async def test_what_is_credited_after_an_invoice_is_no_part_of_computing_it_again(
+    database_url: str, pool: Pool
+) -> None:
+    """Promise 6: an issued invoice took over what it says, whatever is there to be taken over now."""
+    invoice = await issued(database_url, pool)
+    await mark_paid(pool, invoice.invoice_id, CHECKER, "bank 1")
+    await close(pool, AFTER_NOVEMBER)
+    first = await credit(pool, invoice.invoice_id, 400)
+    (november,) = await issue_all(pool, "2025-11")
+    await credit(pool, invoice.invoice_id, 300)
+    async with pool.connection() as connection:
+        (material,) = await read_materials(connection, "2025-11", [invoice.tenant_id])
+    again = content(material, november.invoice_id, 1, None)
+    assert content_sha256(again) == content_sha256(november)
+    assert [one.id for one in again.carried] == [first.credit_note_id]
 
 
 async def test_two_people_credit_and_the_refusal_is_on_record(database_url: str, pool: Pool) -> None:

@@ -1,11 +1,13 @@
 import asyncio
 from datetime import UTC, datetime
 from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import msgspec
 import psycopg
 import pytest
 
+from billing.audit import audit_trail
 from billing.drafts import run_drafts
 from billing.invoices import Invoice, list_invoices, show_invoice
 from billing.meters import ASR_AUDIO_MS, INTENT_CALLS, TTS_CHARACTERS
@@ -13,7 +15,7 @@ from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
 from tests.billing_world import add_account, charge, open_ledger
 
-# Past for ever, and not over in any test's lifetime.
+# Past for ever, and not begun in any test's lifetime.
 PAST = datetime(2025, 1, 10, 4, tzinfo=UTC)
 FUTURE = datetime(2199, 1, 10, 4, tzinfo=UTC)
 
@@ -43,6 +45,11 @@ def expected_cents(meter: str, units: int) -> int:
 async def _use(database_url: str, tenant_id: str, uses: list[tuple[str, int]], at: datetime = PAST) -> None:
     async with open_ledger(database_url) as ledger:
         await asyncio.gather(*(ledger.charge(charge(tenant_id, meter, units, at)) for meter, units in uses))
+
+
+def months_at(now: datetime) -> list[str]:
+    """The months that it may be in Taipei and in UTC."""
+    return sorted({f"{now:%Y-%m}", f"{now.astimezone(ZoneInfo('Asia/Taipei')):%Y-%m}"})
 
 
 async def draft(pool: Pool, period: str) -> list[Invoice]:
@@ -128,9 +135,19 @@ async def test_a_run_that_waited_for_another_counts_what_was_charged_meanwhile(
 
 
 async def test_a_draft_of_a_month_that_is_not_over_says_so(database_url: str, pool: Pool) -> None:
+    now = datetime.now(UTC)
+    await _use(database_url, await add_account(pool, now=now), [(INTENT_CALLS, 1)], now)
+    drafts = [one for label in months_at(now) for one in await draft(pool, label)]
+    assert [(invoice.status, invoice.period_complete) for invoice in drafts] == [("draft", False)]
+
+
+async def test_a_month_that_has_not_begun_is_refused_and_on_record(database_url: str, pool: Pool) -> None:
     await _use(database_url, await add_account(pool), [(INTENT_CALLS, 1)], FUTURE)
-    (invoice,) = await draft(pool, "2199-01")
-    assert not invoice.period_complete
+    with pytest.raises(InvalidValueError, match="2199-01 has not begun"):
+        await run_drafts(pool, "2199-01", "os:root")
+    assert await list_invoices(pool) == []
+    (event,) = await audit_trail(pool, "2199-01")
+    assert (event.actor, event.action, event.refused) == ("os:root", "run", True)
 
 
 async def test_drafting_does_not_wait_for_charges_nor_they_for_it(database_url: str, pool: Pool) -> None:

@@ -119,7 +119,7 @@ async def test_a_tenants_new_plan_reaches_a_worker_within_a_second(
     tenant, bystander = await create_customer(pool, "Tenant"), await create_customer(pool, "Bystander")
     moved, stays = await new_key(pool, tenant.tenant_id), await new_key(pool, bystander.tenant_id)
     assert await limits_of(cache, moved) == await limits_of(cache, stays) == PlanLimits()
-    await change_customers_plan(pool, tenant.tenant_id, "tight")
+    await change_customers_plan(pool, tenant.tenant_id, "tight", "os:test")
     await assert_reaches(cache, moved, TIGHT)
     assert await limits_of(cache, stays) == PlanLimits()
 
@@ -165,11 +165,11 @@ async def test_a_change_moves_the_epoch_once_and_no_change_not_at_all(pool: Pool
     for _ in range(5):
         await create_key(pool, tenant.tenant_id)
     before = await epoch(pool)
-    await change_customers_plan(pool, tenant.tenant_id, "tight")
+    await change_customers_plan(pool, tenant.tenant_id, "tight", "os:test")
     assert await epoch(pool) == before + 1
     await operator_set_plan_limits(pool, "tight", {"requests_per_minute": 61})
     assert await epoch(pool) == before + 2
-    await change_customers_plan(pool, tenant.tenant_id, "tight")
+    await change_customers_plan(pool, tenant.tenant_id, "tight", "os:test")
     await operator_set_plan_limits(pool, "tight", {"requests_per_minute": 61})
     await operator_set_plan_limits(pool, "new", {"requests_per_minute": 1})
     assert await epoch(pool) == before + 2
@@ -214,24 +214,24 @@ async def test_a_tenant_and_its_account_change_plans_together_or_not_at_all(pool
         return (await show_tenants_plan(pool, tenant_id)).plan, (await account(pool, tenant_id)).plan
 
     assert await plans_of_both() == ("standard", "standard")
-    assert (await change_customers_plan(pool, tenant_id, "tight")).plan == "tight"
+    assert (await change_customers_plan(pool, tenant_id, "tight", "os:test"))[0].plan == "tight"
     assert await plans_of_both() == ("tight", "tight")
     for plan, message in (("unpriced", "prices in this currency"), ("nonesuch", "There is no such plan")):
         with pytest.raises(InvalidValueError, match=message) as refused:
-            await change_customers_plan(pool, tenant_id, plan)
+            await change_customers_plan(pool, tenant_id, plan, "os:test")
         assert refused.value.param == "plan"
         assert await plans_of_both() == ("tight", "tight")
     with pytest.raises(NotFoundError):
-        await change_customers_plan(pool, "ten_unknown", "tight")
+        await change_customers_plan(pool, "ten_unknown", "tight", "os:test")
 
 
-async def test_months_that_are_open_keep_their_prices(pool: Pool) -> None:
+async def test_the_running_month_keeps_its_prices_and_the_next_one_takes_the_new_plans(pool: Pool) -> None:
     await make_plan(pool, "tight")
     tenant_id = (await create_customer(pool, "Tenant")).tenant_id
-    await change_customers_plan(pool, tenant_id, "tight")
+    await change_customers_plan(pool, tenant_id, "tight", "os:test")
     async with pool.connection() as connection:
-        found = await connection.execute("SELECT DISTINCT price_version_id FROM billing.period")
-        assert await found.fetchall() == [("standard-usd-1",)]
+        found = await connection.execute("SELECT price_version_id FROM billing.period ORDER BY starts_at")
+        assert await found.fetchall() == [("standard-usd-1",), ("tight",)]
 
 
 async def test_a_customer_is_made_on_a_plan_that_has_limits_and_prices_or_not_at_all(pool: Pool) -> None:

@@ -1,13 +1,23 @@
 """Reasons are given where there is one to look, weigh by how much, and say their figures."""
 
 from datetime import UTC, datetime
-from fractions import Fraction
 
 import msgspec
 import pytest
 
 from billing.meters import INTENT_CALLS, TTS_CHARACTERS
-from billing.risk import CapHit, Deed, Facts, LateUse, MeterUse, Mismatch, Month, change_weight, reasons
+from billing.risk import (
+    CapHit,
+    Deed,
+    Facts,
+    LateUse,
+    MeterUse,
+    Mismatch,
+    Month,
+    Refused,
+    change_weight,
+    reasons,
+)
 
 
 def month(period: str, minor: int, **units: int) -> Month:
@@ -53,6 +63,11 @@ def test_a_month_as_usual_has_no_reason() -> None:
         ({"mismatches": [Mismatch(INTENT_CALLS, 1, 1, 1, 2)]}, {"reconciliation_difference": 100}),
         ({"late": [LateUse("2025-10", 3, 120)]}, {"late_usage": 15}),
         ({"caps_hit": [CapHit(None, None, True, datetime(2025, 11, 9, tzinfo=UTC))]}, {"cap_hit": 10}),
+        ({"refused": [Refused("rate_limit_exceeded", 999)]}, {"calls_refused": 5}),
+        (
+            {"refused": [Refused("insufficient_quota", 900), Refused("overloaded", 100)]},
+            {"calls_refused": 15},
+        ),
         ({"due_minor": 499_999}, {}),
         ({"due_minor": 500_000}, {"large_amount": 25}),
         ({"due_minor": 5_000_000}, {"large_amount": 40}),
@@ -100,7 +115,7 @@ def test_sentences_name_their_figures_and_the_weightiest_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("percent", "weight"), [(24, 0), (25, 10), (-50, 20), (199, 30), (200, 40), (9999, 40)]
+    ("percent", "weight"), [(24, 0), (25, 10), (50, 20), (199, 30), (200, 40), (9999, 40)]
 )
 def test_a_change_weighs_by_its_percentage(percent: int, weight: int) -> None:
-    assert change_weight(Fraction(percent)) == weight
+    assert change_weight(percent) == weight
