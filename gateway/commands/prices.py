@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 
 import click
@@ -207,14 +208,17 @@ def _describe_effect(one: PriceEffect, dry_run: bool) -> str:
 
 def _describe_preview(one: Preview) -> str:
     rows = [
-        [line.meter or line.kind, str(line.units), line.amount, _describe_tiers(line)] for line in one.lines
+        [line.meter or line.kind, str(line.units), line.amount, _describe_tiers(line, one.currency)]
+        for line in one.lines
     ]
     head = f"{one.price_version_id or 'draft'}  {one.plan}"
     return f"{head}\n{table(['LINE', 'UNITS', 'AMOUNT', 'TIERS'], rows)}\n\ntotal {one.total}"
 
 
-def _describe_tiers(line: PreviewLine) -> str:
-    return "; ".join(f"{use.units} at {use.nanos} nanos" for use in line.tiers)
+def _describe_tiers(line: PreviewLine, code: str) -> str:
+    per = f" per {line.per_units}" if line.per_units not in (None, 1) else ""
+    prices = [(use.units, format_nanos(Fraction(use.nanos), currency(code))) for use in line.tiers]
+    return "; ".join(f"{units} at {price}{per}" for units, price in prices)
 
 
 def _describe_what_if(found: WhatIf) -> str:
