@@ -32,6 +32,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench.ledger
+	@$(BIN)/python -m tests.bench.billing
 	@$(BIN)/python -m tests.bench.gateway
 	@$(BIN)/python -m tests.bench.whisper
 	@$(BIN)/python -m tests.bench.audio

@@ -237,7 +237,7 @@ async def read_credit_note(connection: Connection, credit_note_id: str) -> Credi
     """
     rows = await store.read_notes(connection, credit_note_id=credit_note_id, limit=1)
     if not rows:
-        raise _no_such_note()
+        raise no_such_note()
     (note,) = await _with_lines(connection, rows)
     return note
 
@@ -250,7 +250,7 @@ async def _changing(
     async with deciding(pool, actor, action, credit_note_id) as connection:
         invoice_id = await store.find_invoice(connection, credit_note_id)
         if invoice_id is None:
-            raise _no_such_note()
+            raise no_such_note()
         await lock_invoice(connection, invoice_id)
         note = await read_credit_note(connection, credit_note_id)
         yield connection, await read_invoice(connection, invoice_id), note
@@ -280,5 +280,6 @@ def _credit_note(row: NoteRow, lines: Sequence[NoteLineRow]) -> CreditNote:
     return CreditNote(**fields)
 
 
-def _no_such_note() -> NotFoundError:
+def no_such_note() -> NotFoundError:
+    """What is said of a credit note that is not there, or another tenant's."""
     return NotFoundError("There is no such credit note.", "credit_note_id")

@@ -20,7 +20,6 @@ from billing import drafts
 from billing.differences import Difference, differing
 from billing.drafts import Material
 from billing.invoices import (
-    Carried,
     Content,
     Invoice,
     InvoiceLine,
@@ -100,7 +99,7 @@ async def verify(pool: Pool, invoice_id: str) -> Proof:
         differences = [
             *usage.differences,
             *await _recomputed(connection, invoice, usage.seals),
-            *await _taken_twice(connection, invoice),
+            *await _carried(connection, invoice),
             *await _hashes(connection, invoice),
         ]
     return Proof(
@@ -212,7 +211,7 @@ async def _material(connection: Connection, invoice: Invoice, seals: Sequence[Se
         language=invoice.language,
         tax_name=invoice.tax_name,
         tax_ppm=invoice.tax_ppm,
-        carried=await _sources(connection, invoice),
+        carried=await store.read_sources(connection, invoice.invoice_id),
     )
     counters = (
         []
@@ -228,29 +227,12 @@ async def _material(connection: Connection, invoice: Invoice, seals: Sequence[Se
     return material
 
 
-async def _sources(connection: Connection, invoice: Invoice) -> list[dict[str, Any]]:
-    """What is carried in, as its sources have it: issued documents of the tenant."""
-    rows = {row.id: row for row in await store.read_carry_sources(connection, _ids(invoice))}
+async def _carried(connection: Connection, invoice: Invoice) -> list[Difference]:
+    """What is carried in, is carried into this one alone."""
     return [
-        {name: getattr(row, name) for name in Carried.__struct_fields__}
-        for row in (rows.get(one) for one in _ids(invoice))
-        if row
-        and (row.tenant_id, row.currency) == (invoice.tenant_id, invoice.currency)
-        and (row.period is None or row.period < invoice.period)
+        Difference(None, "invoice", "carried", f"{source_id}, in {other} too", f"{source_id}, once")
+        for source_id, other in await store.read_other_takers(connection, invoice.invoice_id)
     ]
-
-
-async def _taken_twice(connection: Connection, invoice: Invoice) -> list[Difference]:
-    """What is carried into this invoice is carried into no other one."""
-    return [
-        Difference(None, "invoice", f"carried {one}", f"in {other} too", "once")
-        for one in _ids(invoice)
-        for other in await store.read_other_takers(connection, invoice.invoice_id, one)
-    ]
-
-
-def _ids(invoice: Invoice) -> list[str]:
-    return [one.id for one in invoice.carried]
 
 
 async def _hashes(connection: Connection, invoice: Invoice) -> list[Difference]:

@@ -61,7 +61,7 @@ class InvoiceLineBody(Struct, frozen=True):
 
 
 class CarriedBody(Struct, frozen=True):
-    """What an invoice takes over from an invoice before, or from a credit note."""
+    """What an invoice takes over from one before or from a credit note; below zero where it is owed."""
 
     source: Literal["invoice", "credit_note"]
     id: str
@@ -72,7 +72,7 @@ class CarriedBody(Struct, frozen=True):
 class InvoiceBody(Struct, frozen=True, kw_only=True):
     """A tenant's month `[starts_at, ends_at)` of its own clock: `due = total + carried_in - carried_out`.
 
-    `open_minor` is what is still to be paid: credit notes took `credited_minor` off what is due.
+    `credited_minor` is what credit notes took off what was due, `open_minor` what is still to be paid.
     """
 
     invoice_id: str
@@ -106,6 +106,7 @@ class InvoiceBody(Struct, frozen=True, kw_only=True):
     due: str
     credited_minor: int
     open_minor: int
+    open: str
     content_sha256: str
     chain_sha256: str | None
     object: Literal["invoice"] = "invoice"

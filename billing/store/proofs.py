@@ -1,25 +1,13 @@
 """What an invoice is compared with, beside the usage rows and the prices."""
 
-from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from billing.store.drafts import CounterRow
 from infra.database import Connection
-
-
-class CarrySource(msgspec.Struct, frozen=True, kw_only=True):
-    """An issued invoice or credit note, and what it leaves to a later invoice; `period` of an invoice."""
-
-    source: str
-    id: str
-    number: str
-    amount_minor: int
-    tenant_id: str
-    currency: str
-    period: str | None
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,38 +112,47 @@ async def read_link(connection: Connection, invoice_id: str) -> Link | None:
         return await cursor.fetchone()
 
 
-async def read_carry_sources(connection: Connection, ids: Sequence[str]) -> list[CarrySource]:
-    """What issued invoices and credit notes with these ids leave to be carried."""
-    async with connection.cursor(row_factory=class_row(CarrySource)) as cursor:
+async def read_sources(connection: Connection, invoice_id: str) -> list[dict[str, Any]]:
+    """What an invoice takes over, as its sources say now: issued before, by the tenant, and not void."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             """
-            SELECT 'invoice' AS source, invoice_id AS id, number, carried_out_minor AS amount_minor,
-                   tenant_id, currency, period
+            SELECT found.source, found.id, found.number, found.amount_minor
             FROM billing.invoice
-            WHERE invoice_id = ANY(%(ids)s) AND number IS NOT NULL AND status <> 'void'
-            UNION ALL
-            SELECT 'credit_note', note.credit_note_id, note.number, -note.carries_minor, note.tenant_id,
-                   invoice.currency, NULL
-            FROM billing.credit_note note JOIN billing.invoice USING (invoice_id)
-            WHERE note.credit_note_id = ANY(%(ids)s) AND note.status = 'issued'
+            CROSS JOIN jsonb_array_elements(invoice.carried) WITH ORDINALITY AS given (one, place)
+            JOIN LATERAL (
+                SELECT 'invoice' AS source, earlier.invoice_id AS id, earlier.number,
+                       earlier.carried_out_minor AS amount_minor
+                FROM billing.invoice earlier
+                WHERE earlier.tenant_id = invoice.tenant_id AND earlier.period < invoice.period
+                  AND earlier.number IS NOT NULL AND earlier.status <> 'void'
+                UNION ALL
+                SELECT 'credit_note', note.credit_note_id, note.number, -note.carries_minor
+                FROM billing.credit_note note
+                WHERE note.tenant_id = invoice.tenant_id AND note.number IS NOT NULL
+            ) AS found ON (found.source, found.id) = (given.one ->> 'source', given.one ->> 'id')
+            WHERE invoice_id = %(invoice_id)s
+            ORDER BY given.place
             """,
-            {"ids": list(ids)},
+            {"invoice_id": invoice_id},
         )
         return await cursor.fetchall()
 
 
-async def read_other_takers(connection: Connection, invoice_id: str, source_id: str) -> list[str]:
-    """Invoices, this one and void ones aside, that take over what an invoice or a credit note left."""
+async def read_other_takers(connection: Connection, invoice_id: str) -> list[tuple[str, str]]:
+    """Other invoices, void ones aside, that take over the same as this one, as (source, invoice)."""
     cursor = await connection.execute(
         """
-        SELECT other.invoice_id
+        SELECT given.one ->> 'id', other.invoice_id
         FROM billing.invoice
-        JOIN billing.invoice other USING (tenant_id)
+        CROSS JOIN jsonb_array_elements(invoice.carried) AS given (one)
+        JOIN billing.invoice other
+            ON other.carried @> jsonb_build_array(jsonb_build_object('id', given.one -> 'id'))
+           AND other.tenant_id = invoice.tenant_id
         WHERE invoice.invoice_id = %(invoice_id)s AND invoice.status <> 'void'
           AND other.invoice_id <> invoice.invoice_id AND other.status <> 'void'
-          AND other.carried @> jsonb_build_array(jsonb_build_object('id', %(source_id)s::text))
-        ORDER BY other.invoice_id
+        ORDER BY 1, 2
         """,
-        {"invoice_id": invoice_id, "source_id": source_id},
+        {"invoice_id": invoice_id},
     )
-    return [str(other_id) for (other_id,) in await cursor.fetchall()]
+    return [(str(source_id), str(other_id)) for source_id, other_id in await cursor.fetchall()]

@@ -18,6 +18,7 @@ from billing.crediting import CreditLine, Remedy
 from billing.invoices import show_invoice
 from billing.money import Currency, currency, format_minor, parse_minor
 from gateway.commands.acting import acting
+from gateway.commands.documents import credit_note_pdf_command
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
 from infra.errors import InvalidValueError
@@ -29,6 +30,9 @@ _reason = click.option("--reason", required=True, help="Why; the credit note say
 @click.group("credit-note")
 def credit_note() -> None:
     """Credit notes against issued invoices: one person prepares, another approves and issues."""
+
+
+credit_note.add_command(credit_note_pdf_command)
 
 
 @credit_note.command("create")

@@ -131,14 +131,23 @@ COPY = (
         ),
         (f'UPDATE billing.invoice SET bill_to = \'{{"name": "X"}}\' WHERE {LAST}', ["content_sha256"]),
         (
-            "UPDATE billing.invoice SET carried = jsonb_set(carried, '{0,amount_minor}', '9'),"
-            f" carried_in_minor = 9, due_minor = total_minor + 9 WHERE {LAST}",
+            "UPDATE billing.invoice SET carried_in_minor = 9, due_minor = total_minor + 9,"
+            f" carried = jsonb_set(carried, '{{0,amount_minor}}', '9') WHERE {LAST}",
             ["invoice, carried.0.amount_minor: on record 9", "invoice, carried_in_minor: on record 9"],
         ),
         (
-            "UPDATE billing.invoice SET carried = jsonb_set(carried, '{0,id}', to_jsonb(("
-            f" SELECT max(invoice_id) FROM billing.invoice WHERE tenant_id <> ({TENANT})))) WHERE {LAST}",
-            ["invoice, carried.0: on record", "carried_in_minor"],
+            "UPDATE billing.invoice SET carried = '[]', carried_in_minor = 0, due_minor = total_minor"
+            f" WHERE {LAST}",
+            ["content_sha256"],
+        ),
+        (
+            "UPDATE billing.invoice SET carried_out_minor = 9, due_minor = total_minor - 9"
+            " WHERE carried_out_minor > 9",
+            ["invoice, carried.0.amount_minor", "computed 9", "carried_in_minor"],
+        ),
+        (
+            "UPDATE billing.invoice SET status = 'void' WHERE carried_out_minor > 0",
+            ["invoice, carried.0: on record {", "computed nothing"],
         ),
         (
             f"UPDATE billing.invoice SET (content_sha256, approved_sha256) = ('{X}', '{X}') WHERE {LAST}",
@@ -187,16 +196,14 @@ async def test_what_is_carried_in_is_carried_once(
 ) -> None:
     october, _, november = issued
     assert [one.id for one in november.carried] == [october.invoice_id]
-    tamper(database_url, "UPDATE billing.invoice SET carried = november.carried,"
-                         " carried_in_minor = november.carried_in_minor,"
-                         " due_minor = november.carried_in_minor"
-                         " FROM (SELECT carried, carried_in_minor FROM billing.invoice"
-                         f" WHERE invoice_id = '{november.invoice_id}') AS november"
-                         f" WHERE invoice_id = '{october.invoice_id}'")  # fmt: skip
+    other = (
+        "UPDATE billing.invoice other SET carried = invoice.carried, tenant_id = '{}', period = '2025-12',"
+        " carried_in_minor = invoice.carried_in_minor, due_minor = other.due_minor + invoice.carried_in_minor"
+        " FROM billing.invoice WHERE invoice.period = '2025-11' AND other.number = 'AG-000002'"
+    )
+    tamper(database_url, other.format(november.tenant_id))
     said = [describe(one) for one in (await proof_of(pool, november)).differences]
-    assert said == [
-        f"invoice, carried {october.invoice_id}: on record in {october.invoice_id} too, computed once"
-    ]
+    assert any(one.startswith(f"invoice, carried: on record {october.invoice_id}, in inv_") for one in said)
 
 
 async def test_a_draft_of_a_running_month_is_proved_by_what_was_recorded_when_it_was_made(
