@@ -22,7 +22,14 @@ from billing.credit_notes import (
     show_credit_note,
     withdraw_credit_note,
 )
-from billing.crediting import CreditLine, OverCreditedError, Remedy, all_that_is_left, tax_back_minor
+from billing.crediting import (
+    CreditLine,
+    OverCreditedError,
+    Remedy,
+    all_that_is_left,
+    credit_content,
+    tax_back_minor,
+)
 from billing.drafts import content, read_materials
 from billing.invoices import Invoice, content_sha256, show_invoice
 from billing.issuing import (
@@ -293,6 +300,20 @@ async def test_an_issued_credit_note_never_changes_and_more_is_never_credited(
     assert await show_credit_note(pool, note.credit_note_id) == note
 
 
+async def test_what_a_credit_note_says_does_not_change_with_its_approval(
+    database_url: str, pool: Pool
+) -> None:
+    invoice = await issued(database_url, pool)
+    note = await create_credit_note(pool, invoice.invoice_id, MAKER, [CreditLine(1, 100)], "why")
+    with pytest.raises(psycopg.errors.IntegrityError, match="is not changed"):
+        async with pool.connection() as connection:
+            await connection.execute(
+                "UPDATE billing.credit_note"
+                " SET status = 'approved', approved_by = 'b', approved_at = now(), reason = 'another'"
+            )
+    assert await show_credit_note(pool, note.credit_note_id) == note
+
+
 async def test_the_same_person_cannot_approve_a_credit_note_behind_the_programs_back(
     database_url: str, pool: Pool
 ) -> None:
@@ -429,10 +450,12 @@ async def test_all_that_is_left_of_an_invoice_is_credited_to_the_cent(database_u
 def test_what_a_discount_took_off_is_not_credited() -> None:
     lines = [SimpleNamespace(line=1, amount_minor=700), SimpleNamespace(line=2, amount_minor=300)]
     off = SimpleNamespace(line=3, amount_minor=-400)
-    invoice = cast(Invoice, SimpleNamespace(lines=[*lines, off], subtotal_minor=600))
+    invoice = cast(Invoice, SimpleNamespace(lines=[*lines, off], subtotal_minor=600, currency="USD"))
     assert all_that_is_left(invoice, CreditedRow(0, 0, {})) == [CreditLine(1, 600)]
     assert all_that_is_left(invoice, CreditedRow(200, 0, {1: 200})) == [CreditLine(1, 400)]
     assert all_that_is_left(invoice, CreditedRow(500, 0, {1: 500})) == [CreditLine(1, 100)]
+    with pytest.raises(OverCreditedError, match=r"6\.00 USD left to credit of this invoice"):
+        credit_content(invoice, CreditedRow(0, 0, {}), "crn_1", [CreditLine(1, 601)], "too much", "carry")
 
 
 @pytest.mark.parametrize(
