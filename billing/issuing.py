@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from billing import audit
+from billing.collecting.outbox import collect_issued
 from billing.invoices import (
     Carried,
     Invoice,
@@ -128,6 +129,7 @@ async def issue(pool: Pool, invoice_id: str, actor: str) -> Invoice:
         await audit.record(connection, actor, "issue", invoice_id, number=link.number)
         if invoice.due_minor == 0:
             await settle(connection, invoice_id, "paid", actor, note="nothing is due")
+        await collect_issued(connection, invoice)
         return await read_invoice(connection, invoice_id)
 
 

@@ -6,7 +6,7 @@ on a job not being lost.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -15,7 +15,7 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import UniqueViolation
 from procrastinate.jobs import DeleteJobCondition, Status
 
-from billing.store.jobs import DELIVER, SCHEMA
+from billing.store.jobs import SCHEMA
 from infra.database import ALIVE, Connection
 
 _CONCURRENCY: Final = 8
@@ -47,11 +47,14 @@ class PeriodicJob(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_app(
-    database_url: str, deliver: Callable[[str], Awaitable[None]], periodic: Sequence[PeriodicJob]
+    database_url: str, tasks: Mapping[str, Callable[[str], Awaitable[None]]], periodic: Sequence[PeriodicJob]
 ) -> AsyncGenerator[App]:
     """The library's application, connected.
 
     A tick of the last day that no worker was there for is made up for when one starts.
+
+    Args:
+        tasks: by name, what is done about the one thing whose id it is given; see `billing.store.jobs`.
 
     Raises:
         procrastinate.exceptions.ConnectorException, TimeoutError: the database is away.
@@ -65,7 +68,8 @@ async def open_app(
         kwargs={"application_name": "aiaas-billing-jobs", **ALIVE},
     )
     app = App(connector=connector, periodic_defaults={"max_delay": _MADE_UP_FOR_S})
-    app.task(name=DELIVER)(deliver)
+    for name, work in tasks.items():
+        app.task(name=name)(work)
     for job in (*periodic, _put_back_orphans(app)):
         _register(app, job)
     try:

@@ -1,4 +1,4 @@
-"""`python -m billing.worker`: the process that works on jobs: months, their runs, alerts, webhooks.
+"""`python -m billing.worker`: the process that works on jobs: months, runs, alerts, webhooks, collecting.
 
 `DATABASE_URL` says where PostgreSQL is; its tables must be there. Progress goes to stdout as JSON lines, as
 `serving.host` does it: one when ready, or one that says why not. It stays until SIGTERM or SIGINT, through
@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -19,10 +20,13 @@ from procrastinate.exceptions import ConnectorException
 from psycopg import Error
 
 from billing import accounts, alerts, closing, drafts, requests, retention, sealing
+from billing.collecting.comparing import compare
+from billing.collecting.listing import COMPARED_DAYS
+from billing.collecting.switch import Collecting, open_collecting
 from billing.deliveries import Deliveries
 from billing.jobs import PeriodicJob, open_app, run_jobs
 from billing.runs import due_runs
-from billing.store.jobs import has_tables
+from billing.store.jobs import COLLECT, DELIVER, has_tables
 from billing.targets import WebhookClient
 from infra.database import Pool, connect, open_pool, unreachable
 from infra.errors import StartupError, UnavailableError
@@ -72,8 +76,13 @@ class BillingWorker:
                 pool, self._client, self._count, timeout_s=self._settings.webhook_timeout_s
             )
             periodic = _periodic_jobs(pool, deliveries, self._settings.alerts_every_s)
-            async with open_app(self._database_url, deliveries.deliver, periodic) as app:
-                await run_jobs(app)
+            tasks: dict[str, Callable[[str], Awaitable[None]]] = {DELIVER: deliveries.deliver}
+            async with open_collecting(pool, self._settings) as collecting:
+                if collecting:
+                    tasks[COLLECT] = collecting.collector.collect
+                    periodic += _collecting_jobs(pool, collecting)
+                async with open_app(self._database_url, tasks, periodic) as app:
+                    await run_jobs(app)
         finally:
             await pool.close()
 
@@ -111,6 +120,19 @@ def _periodic_jobs(pool: Pool, deliveries: Deliveries, alerts_every_s: int) -> l
         PeriodicJob("billing.evaluate_alerts", f"* * * * * */{alerts_every_s}", evaluate_alerts),
         PeriodicJob("billing.take_up_overdue", "* * * * * */2", deliveries.take_up_overdue),
         PeriodicJob("billing.forget_old_messages", "30 3 * * *", deliveries.forget_old),
+    ]
+
+
+def _collecting_jobs(pool: Pool, collecting: Collecting) -> list[PeriodicJob]:
+    """What is done by the clock where invoices are collected through Stripe."""
+
+    async def compare_both_sides() -> None:
+        await compare(pool, collecting.api, collecting.collector, datetime.now(UTC), COMPARED_DAYS)
+
+    return [
+        PeriodicJob("billing.take_up_collections", "* * * * * */2", collecting.collector.take_up_due),
+        PeriodicJob("billing.compare_collections", "10 4 * * *", compare_both_sides),
+        PeriodicJob("billing.forget_stripe_events", "40 3 * * *", collecting.collector.forget_events),
     ]
 
 

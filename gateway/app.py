@@ -11,6 +11,8 @@ from litestar import Litestar
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from billing.collecting.webhooks import StripeEvents
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -20,15 +22,18 @@ from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import (
     account,
+    documents,
     health,
     intents,
     invoices,
     reference,
     speech,
+    stripe_events,
     transcriptions,
     translations,
 )
-from gateway.routes.admin import credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import collections, credit_notes, invoice_runs, parties, people, prices, review
+from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -50,24 +55,18 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
-    invoices.get_invoices,
-    invoices.get_invoice,
-    invoices.get_line_calls,
-    admin_invoices.get_invoices,
-    admin_invoices.get_invoice,
-    admin_invoices.get_line_calls,
-    admin_invoices.get_calls_csv,
-    admin_invoices.get_proof,
-    invoice_runs.request_invoice_run,
-    invoice_runs.get_invoice_run,
-    people.get_me,
+    *invoices.ROUTES,
+    *documents.ROUTES,
+    *stripe_events.ROUTES,
+    *people.ROUTES,
+    *parties.ROUTES,
+    *prices.ROUTES,
+    *invoice_runs.ROUTES,
+    *collections.ROUTES,
     *review.ROUTES,
     *credit_notes.ROUTES,
-    prices.get_prices,
-    prices.create_prices,
-    prices.preview_prices,
-    prices.replay_prices,
-    prices.put_plan,
+    *admin_invoices.ROUTES,
+    *admin_documents.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -164,6 +163,8 @@ async def _open_services(
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
             proving=asyncio.Semaphore(1),
+            typesetter=Typesetter(),
+            stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

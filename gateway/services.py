@@ -5,6 +5,8 @@ import asyncio
 import msgspec
 from litestar.connection import ASGIConnection
 
+from billing.collecting.webhooks import StripeEvents
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -39,6 +41,8 @@ class Services(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     staff_door: StaffDoor
     proving: asyncio.Semaphore
+    typesetter: Typesetter
+    stripe_events: StripeEvents
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -11,6 +11,8 @@ from infra.errors import StartupError
 from infra.scale import Scale, words_of
 
 _REMOTE_URL = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#\\]*)?", re.ASCII)
+_STRIPE_KEY = re.compile(r"[sr]k_(test|live)_[!-~]{1,255}")
+_STRIPE_BASE = re.compile(r"https://[\w.-]+(:\d{1,5})?|http://127\.0\.0\.1:\d{1,5}", re.ASCII)
 _HEADER_WORD = re.compile(r"[!-~]+")
 
 
@@ -75,6 +77,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         alerts_every_s: how often caps and days are looked at for alerts.
         webhook_timeout_s: the longest one attempt to deliver a webhook message may take.
         webhooks_may_reach_private_addresses: whether webhooks may be http, and lie inside the network.
+        stripe_api_key: a secret or restricted key of Stripe, test or live; None: invoices are collected by
+            hand.
+        stripe_webhook_secret: what Stripe signs its events with; several, with commas, while one replaces
+            another.
+        stripe_collection: `send` has Stripe e-mail invoices to be paid, `charge` charges the customer's
+            default means of payment.
+        stripe_api_base: where Stripe is.
+        stripe_timeout_s: the longest a call to Stripe may take to connect, and to answer.
     """
 
     aiaas_home: Path = Path(".aiaas")
@@ -110,6 +120,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     alerts_every_s: Annotated[int, msgspec.Meta(ge=1, le=30)] = 30
     webhook_timeout_s: Seconds = 15.0
     webhooks_may_reach_private_addresses: bool = False
+    stripe_api_key: Secret | None = None
+    stripe_webhook_secret: Secret | None = None
+    stripe_collection: Literal["send", "charge"] = "send"
+    stripe_api_base: str = "https://api.stripe.com"
+    stripe_timeout_s: Seconds = 20.0
+
+    @property
+    def stripe_webhook_secrets(self) -> list[str]:
+        """Each of the secrets that may have signed an event."""
+        return self.stripe_webhook_secret.reveal().split(",") if self.stripe_webhook_secret else []
 
     @property
     def home(self) -> Path:
@@ -142,6 +162,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             "facebook/mms-tts-eng."
         )
     _check_remote(settings)
+    _check_stripe(settings)
     return settings
 
 
@@ -154,3 +175,17 @@ def _check_remote(settings: Settings) -> None:
         )
     if settings.remote_api_key is not None and not _HEADER_WORD.fullmatch(settings.remote_api_key.reveal()):
         raise StartupError("REMOTE_API_KEY is not usable: a key has no spaces and ASCII characters alone.")
+
+
+def _check_stripe(settings: Settings) -> None:
+    """Raises: StartupError: no message holds a key."""
+    if settings.stripe_api_key and not _STRIPE_KEY.fullmatch(settings.stripe_api_key.reveal()):
+        raise StartupError(
+            "STRIPE_API_KEY is not usable: it begins with sk_test_, sk_live_, rk_test_ or rk_live_."
+        )
+    if not _STRIPE_BASE.fullmatch(settings.stripe_api_base):
+        raise StartupError("STRIPE_API_BASE is not usable: it is an address such as https://api.stripe.com.")
+    if not all(_HEADER_WORD.fullmatch(secret) for secret in settings.stripe_webhook_secrets):
+        raise StartupError(
+            "STRIPE_WEBHOOK_SECRET is not usable: secrets are separated by commas, without spaces."
+        )

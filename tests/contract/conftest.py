@@ -6,6 +6,7 @@ import pytest
 
 from tests.collector import Collector
 from tests.elsewhere import Elsewhere
+from tests.fake_stripe import WEBHOOK_SECRET
 from tests.stack import Stack
 
 
@@ -33,6 +34,7 @@ def stack(
         **elsewhere.environ(),
         "ALERTS_EVERY_S": "1",
         "WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES": "true",
+        "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     running = Stack(tmp_path_factory.mktemp("stack") / "home", workers=2, environ=environ)
     running.start()

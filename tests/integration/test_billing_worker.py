@@ -30,18 +30,19 @@ WORKERS = "SELECT count(*) FROM procrastinate.procrastinate_workers WHERE %s <> 
 class Worker:
     """`python -m billing.worker` with short times."""
 
-    def __init__(self, database_url: str, log: Path) -> None:
+    def __init__(self, database_url: str, log: Path, environ: dict[str, str] | None = None) -> None:
         self._log = log
-        environ = {
+        given = {
             "DATABASE_URL": database_url,
             "ALERTS_EVERY_S": "1",
             "WEBHOOK_TIMEOUT_S": "1",
             "WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES": "true",
+            **(environ or {}),
         }
         with log.open("a") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "billing.worker"],
-                env={**os.environ, **environ},
+                env={**os.environ, **given},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 preexec_fn=die_with_parent(signal.SIGKILL),

@@ -35,6 +35,7 @@ def test_values_are_decoded_to_their_types() -> None:
         ("ALERTS_EVERY_S", "0"),
         ("TTS_ENGINE", "festival"),
         ("WEBHOOKS_MAY_REACH_PRIVATE_ADDRESSES", "perhaps"),
+        ("STRIPE_COLLECTION", "beg"),
         ("ASR_SCALE", "4"),
         ("ASR_SCALE", "replicas=4"),
         ("ASR_SCALE", "min_replicas=4 max_replicas=2"),
@@ -53,8 +54,11 @@ def test_a_secret_is_in_no_printed_form_of_the_settings() -> None:
             "DATABASE_URL": "postgresql://u:hunter2@127.0.0.1/db",
             "LIMITS_STORAGE_URI": "redis://:hunter2@127.0.0.1",
             "REMOTE_API_KEY": "sk-hunter2",
+            "STRIPE_API_KEY": "sk_test_hunter2",
+            "STRIPE_WEBHOOK_SECRET": "whsec_hunter2,whsec_older",
         }
     )
+    assert settings.stripe_webhook_secrets == ["whsec_hunter2", "whsec_older"]
     assert "hunter2" not in f"{settings!r} {settings} {settings.database_url!r} {settings.database_url}"
     assert settings.database_url is not None
     assert "hunter2" in settings.database_url.reveal()
@@ -93,6 +97,13 @@ def test_a_remote_endpoint_is_an_address(url: str) -> None:
         ("REMOTE_API_KEY", "hunter2\nx-header: 1"),
         ("REMOTE_API_KEY", "hunter2 "),
         ("REMOTE_API_KEY", "hünter2"),
+        ("STRIPE_API_KEY", "hunter2"),
+        ("STRIPE_API_KEY", "pk_live_hunter2"),
+        ("STRIPE_API_KEY", "sk_live_hunter2\nx"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_a,hunter2 "),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_hunter2,"),
+        ("STRIPE_API_BASE", "http://hunter2.example.com"),
+        ("STRIPE_API_BASE", "https://u:hunter2@api.stripe.com"),
     ],
 )
 def test_what_no_call_could_be_sent_with_is_named_and_not_shown(name: str, value: str) -> None:

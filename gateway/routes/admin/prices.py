@@ -214,3 +214,6 @@ async def _versions(request: AnyRequest, version_id: object, prices: object) -> 
         return [(await show_price(services_of(request).pool, str(version_id))).version]
     drafts: list[DraftPrice] = draft_prices({"prices": prices})
     return [draft.version for draft in drafts]
+
+
+ROUTES = (get_prices, create_prices, preview_prices, replay_prices, put_plan)
