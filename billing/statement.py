@@ -184,9 +184,7 @@ def month_parts(segments: Sequence[Segment], units: Mapping[tuple[int, str], int
             parts.append(Part(kind="discount", segment=number, meter=None, nanos=off, basis=basis))
     committed = sum((one.share * one.version.minimum_nanos for one in segments), Fraction(0))
     missing = committed - _sum(parts)
-    if (
-        committed and missing > 0
-    ):  # without a commitment, what was taken back at a higher price stays below zero
+    if committed and missing > 0:  # without one, what was taken back at a higher price stays below zero
         basis = {
             "commitments": [_commitment(segment) for segment in segments],
             "reached_nanos": str(_sum(parts)),

@@ -68,8 +68,8 @@ CREATE VIEW billing.month_segment AS
         WHERE ended.tenant_id = month.tenant_id AND ended.period = month.period
     ) AS past;
 
--- As in 0011, with segments. Late usage is of the last segment of its own month. Whether the month has any is
--- asked once, not for each row.
+-- As in 0011, with segments. Late usage came after all segments of its own month: it is of the last. Whether the
+-- month has any is asked once, not for each row.
 CREATE OR REPLACE FUNCTION billing.month_rows(of_tenant text, of_period text)
 RETURNS TABLE (
     usage_period text, segment smallint, meter text, call_id uuid, slice int, entry smallint, calls smallint,
@@ -82,8 +82,8 @@ LANGUAGE sql STABLE AS $$
            ) THEN (
                SELECT count(*)::smallint FROM billing.period_segment past
                WHERE past.tenant_id = of_tenant AND past.period = coalesce(own.period, of_period)
-                 AND (own.period IS NOT NULL OR NOT billing.came_before(
-                         usage.recorded_at, usage.written_in, past.ends_at, past.snapshot))
+                 AND NOT billing.came_before(
+                     usage.recorded_at, usage.written_in, past.ends_at, past.snapshot)
            ) ELSE 0::smallint END,
            usage.meter, usage.call_id, usage.slice, usage.entry, usage.calls, usage.units, usage.occurred_at,
            usage.recorded_at, usage.key_id, usage.model, usage.engine

@@ -40,7 +40,8 @@ def lines_of(
         uses=tuple(Use(number, INTENT_CALLS, 1, count) for number, count in units.items()),
         before={(number, INTENT_CALLS): count for number, count in (before or {}).items()},
     )
-    return statement([month], "2025-10", currency("USD")).lines
+    billed_in = "2025-10" if before is None else "2025-11"
+    return statement([month], billed_in, currency("USD")).lines
 
 
 @given(st.lists(st.tuples(SEGMENT, UNITS), min_size=1, max_size=4))
