@@ -11,7 +11,10 @@ Guarantees:
     A cap is never passed, by one unit or one nano, whoever charges at once: the call is decided under the
         lock of the tenant's account, and a cap is set under the same lock.
     Rating is exact; `money.round_half_away` rounds, once, when a line becomes minor units.
-    A usage row names its period, and a period its price version: every amount can be computed again.
+    A usage row names its period, and a period the price version of each of its segments, which never changes:
+        every amount can be computed again.
+    A month takes its prices when it begins; one whose plan is changed at once goes on at others, each call at
+        those it was charged at, and caps in money hold across the change.
     An alert is raised once for its occasion, and its webhook messages are written in its transaction: each
         is delivered at least once, under one id, or given up after ten attempts over a day.
     Webhooks reach public addresses only, whatever a name is made to point to.

@@ -5,10 +5,8 @@
     issue      by another: the next number of the issuer's credit notes, chained as invoices are
     withdraw   a wrong one, as long as it is not issued
 
-The tax goes back in proportion, at the invoice's own rate: what all credit notes of the invoice together come
-to, rounded half away from zero, less the tax that went back before. So credit notes for the whole invoice
-give back its whole tax, and never more. The database sees to it too that no more is credited than an invoice,
-and each of its lines, says.
+What a credit note says, with the tax that goes back, is computed in `billing.crediting`. The database sees to
+it too that no more is credited than an invoice, and each of its lines, says.
 
 An issued credit note first takes off what is still open of its invoice, which is paid once nothing is. The
 rest was paid already: it is carried into the tenant's next invoice, which names the credit note and never
@@ -18,13 +16,21 @@ goes below zero, or it is to be refunded.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from fractions import Fraction
 from typing import Any, Final, Literal
 
 import msgspec
 
 from billing import audit
-from billing.invoices import Invoice, canonical_sha256, read_invoice
+from billing.crediting import (
+    CreditContent,
+    CreditLine,
+    Remedy,
+    all_that_is_left,
+    check_lines,
+    credit_content,
+    credit_sha256,
+)
+from billing.invoices import Invoice, read_invoice
 from billing.issuing import (
     changing,
     check_reason,
@@ -35,65 +41,22 @@ from billing.issuing import (
     require_status,
     settle,
 )
-from billing.money import currency, format_minor, round_half_away
-from billing.prices import PPM
+from billing.money import currency, format_minor
 from billing.store import credit_notes as store
-from billing.store.credit_notes import CreditedRow, NoteLineRow, NoteRow
+from billing.store.credit_notes import NoteLineRow, NoteRow
 from billing.store.issuing import lock_invoice
 from infra.database import Connection, Pool, borrow
-from infra.errors import DomainError, InvalidValueError, NotFoundError
+from infra.errors import DomainError, NotFoundError
 from infra.ids import new_id
 
 CreditNoteStatus = Literal["draft", "approved", "issued", "withdrawn"]
-Remedy = Literal["carry", "refund"]
 MAX_LISTED: Final = 500
-MAX_LINES: Final = 500
 
 
 class CreditNoteStateError(DomainError):
     """The credit note is not in a state in which this can be done."""
 
     code = "credit_note_state"
-
-
-class OverCreditedError(DomainError):
-    """More would be credited than the invoice, or one of its lines, says."""
-
-    code = "over_credited"
-
-
-class CreditLine(msgspec.Struct, frozen=True):
-    """What is taken off one line of the invoice, by its number; before tax."""
-
-    line: int
-    amount_minor: int
-
-
-class CreditContent(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a credit note says, but for its number: what is approved, and never changes.
-
-    Attributes:
-        invoice_sha256: the content's hash of the invoice, in hexadecimal: whose parties and lines it means.
-        remedy: what becomes of money that was paid already.
-        tax_ppm: the invoice's tax rate in millionths.
-    """
-
-    credit_note_id: str
-    invoice_id: str
-    invoice_number: str
-    invoice_sha256: str
-    tenant_id: str
-    period: str
-    issuer_id: str
-    currency: str
-    reason: str
-    remedy: Remedy
-    lines: tuple[CreditLine, ...]
-    subtotal_minor: int
-    tax_name: str
-    tax_ppm: int
-    tax_minor: int
-    total_minor: int
 
 
 class CreditNote(CreditContent, frozen=True, kw_only=True):
@@ -127,11 +90,14 @@ async def create_credit_note(
     pool: Pool,
     invoice_id: str,
     actor: str,
-    lines: Sequence[CreditLine],
+    lines: Sequence[CreditLine] | None,
     reason: str,
     remedy: Remedy = "carry",
 ) -> CreditNote:
     """Draft a credit note.
+
+    Args:
+        lines: what is taken back; None takes back all that is left of the invoice.
 
     Raises:
         NotFoundError: there is no such invoice.
@@ -141,9 +107,10 @@ async def create_credit_note(
     """
     async with changing(pool, invoice_id, actor, "credit") as (connection, invoice):
         check_reason(reason)
-        _check_lines(lines)
         require_status(invoice, "credit", "issued", "paid", "uncollectible")
         credited = await store.read_credited(connection, invoice_id)
+        lines = all_that_is_left(invoice, credited) if lines is None else lines
+        check_lines(lines)
         made = credit_content(invoice, credited, new_id("crn"), lines, reason, remedy)
         await store.insert_note(
             connection,
@@ -270,75 +237,9 @@ async def read_credit_note(connection: Connection, credit_note_id: str) -> Credi
     """
     rows = await store.read_notes(connection, credit_note_id=credit_note_id, limit=1)
     if not rows:
-        raise _no_such_note()
+        raise no_such_note()
     (note,) = await _with_lines(connection, rows)
     return note
-
-
-def credit_content(
-    invoice: Invoice,
-    credited: CreditedRow,
-    credit_note_id: str,
-    lines: Sequence[CreditLine],
-    reason: str,
-    remedy: Remedy,
-) -> CreditContent:
-    """What a credit note says. Pure.
-
-    Args:
-        credited: by the credit notes that the invoice has already.
-
-    Raises:
-        InvalidValueError: a line that the invoice has not.
-        OverCreditedError: more than is left to credit of the invoice, or of a line.
-    """
-    unit = currency(invoice.currency)
-    left_of = {
-        line.line: max(0, line.amount_minor - credited.by_line.get(line.line, 0)) for line in invoice.lines
-    }
-    for one in lines:
-        if one.line not in left_of:
-            raise InvalidValueError(f"The invoice has no line {one.line}.", "lines")
-        if one.amount_minor > left_of[one.line]:
-            left = format_minor(left_of[one.line], unit)
-            raise OverCreditedError(f"There is {left} left to credit of line {one.line}.", "lines")
-    subtotal_minor = sum(one.amount_minor for one in lines)
-    left_minor = max(0, invoice.subtotal_minor - credited.subtotal_minor)
-    if subtotal_minor > left_minor:
-        left = format_minor(left_minor, unit)
-        raise OverCreditedError(f"There is {left} left to credit of this invoice, before tax.", "lines")
-    tax_minor = tax_back_minor(invoice.tax_ppm, subtotal_minor, credited.subtotal_minor, credited.tax_minor)
-    return CreditContent(
-        credit_note_id=credit_note_id,
-        invoice_id=invoice.invoice_id,
-        invoice_number=str(invoice.number),
-        invoice_sha256=invoice.content_sha256,
-        tenant_id=invoice.tenant_id,
-        period=invoice.period,
-        issuer_id=invoice.issuer_id,
-        currency=invoice.currency,
-        reason=reason,
-        remedy=remedy,
-        lines=tuple(sorted(lines, key=lambda one: one.line)),
-        subtotal_minor=subtotal_minor,
-        tax_name=invoice.tax_name,
-        tax_ppm=invoice.tax_ppm,
-        tax_minor=tax_minor,
-        total_minor=subtotal_minor + tax_minor,
-    )
-
-
-def tax_back_minor(tax_ppm: int, subtotal_minor: int, subtotal_before: int, tax_before: int) -> int:
-    """The tax that goes back with a subtotal, after others went back with theirs: see the module. Never below
-    zero: a note withdrawn in between may have left more than its part.
-    """
-    together = round_half_away(Fraction((subtotal_before + subtotal_minor) * tax_ppm, PPM))
-    return max(0, together - tax_before)
-
-
-def credit_sha256(content: CreditContent) -> bytes:
-    """The hash that an approval names; see `billing.invoices.content_sha256`."""
-    return canonical_sha256({name: getattr(content, name) for name in CreditContent.__struct_fields__})
 
 
 @asynccontextmanager
@@ -349,17 +250,10 @@ async def _changing(
     async with deciding(pool, actor, action, credit_note_id) as connection:
         invoice_id = await store.find_invoice(connection, credit_note_id)
         if invoice_id is None:
-            raise _no_such_note()
+            raise no_such_note()
         await lock_invoice(connection, invoice_id)
         note = await read_credit_note(connection, credit_note_id)
         yield connection, await read_invoice(connection, invoice_id), note
-
-
-def _check_lines(lines: Sequence[CreditLine]) -> None:
-    if not 1 <= len({one.line for one in lines}) == len(lines) <= MAX_LINES:
-        raise InvalidValueError(f"Credit 1 to {MAX_LINES} lines, each once.", "lines")
-    if any(one.amount_minor <= 0 for one in lines):
-        raise InvalidValueError("What is credited of a line is more than nothing.", "lines")
 
 
 def _require(note: CreditNote, deed: str, *statuses: CreditNoteStatus) -> None:
@@ -386,5 +280,6 @@ def _credit_note(row: NoteRow, lines: Sequence[NoteLineRow]) -> CreditNote:
     return CreditNote(**fields)
 
 
-def _no_such_note() -> NotFoundError:
+def no_such_note() -> NotFoundError:
+    """What is said of a credit note that is not there, or another tenant's."""
     return NotFoundError("There is no such credit note.", "credit_note_id")

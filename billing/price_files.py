@@ -38,6 +38,7 @@ MAX_FILE_BYTES: Final = 256 * 1024
 MAX_PRICES: Final = 100
 MAX_TIERS: Final = 100
 _MAX_DEPTH: Final = 20
+_MAX_TEXT_LENGTH: Final = 200
 _NANOS_OF_A_PERCENT: Final = 10**9
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9_]*)")
@@ -293,7 +294,8 @@ def _build(read: Any, place: str, depth: int) -> Any:
         read = read.value
     if isinstance(read, _Pairs):
         built: dict[str, Any] = {}
-        for name, value in read:
+        for given, value in read:
+            name = _text(given, place)
             inside = f"{place}.{name}" if place else name
             if name in built:
                 raise PriceFileError(inside, "This is there twice.")
@@ -302,7 +304,17 @@ def _build(read: Any, place: str, depth: int) -> Any:
     if isinstance(read, list):
         values = cast("list[Any]", read)
         return [_build(value, f"{place}[{number}]", depth + 1) for number, value in enumerate(values)]
-    return _scalar(read, place) if isinstance(read, yaml.ScalarNode) else read
+    value = _scalar(read, place) if isinstance(read, yaml.ScalarNode) else read
+    return _text(value, place) if isinstance(value, str) else value
+
+
+def _text(text: str, place: str) -> str:
+    """Refuse what is no text, or far too long to be anything here."""
+    if len(text) > _MAX_TEXT_LENGTH or not text.isprintable():
+        raise PriceFileError(
+            place, f"A text has at most {_MAX_TEXT_LENGTH} characters, all of them printable."
+        )
+    return text
 
 
 def _name(key: yaml.Node, place: str) -> str:

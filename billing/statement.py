@@ -136,7 +136,7 @@ def statement(
     """
     lines: list[Line] = []
     for month in sorted(months, key=lambda one: (one.usage_period != period, one.usage_period)):
-        lines += _lines(month, unit)
+        lines += _lines(month, unit, is_late=month.usage_period != period)
     if credit := _credit_line(lines, period, unit, credit_nanos):
         lines.append(credit)
     subtotal = sum(line.amount_minor for line in lines)
@@ -195,13 +195,16 @@ def month_parts(segments: Sequence[Segment], units: Mapping[tuple[int, str], int
     return parts
 
 
-def _lines(month: MonthUse, unit: Currency) -> list[Line]:
-    """What the uses add to a month that stood at `before`."""
+def _lines(month: MonthUse, unit: Currency, is_late: bool) -> list[Line]:
+    """What the uses add to a month that stood at `before`.
+
+    A late month was billed before, also where nothing had been used: a minimum commitment was.
+    """
     after = dict(month.before)
     for use in month.uses:
         after[use.segment, use.meter] = after.get((use.segment, use.meter), 0) + use.units
     parts = _by_key(month_parts(month.segments, after))
-    earlier = _by_key(month_parts(month.segments, month.before)) if month.before else {}
+    earlier = _by_key(month_parts(month.segments, month.before)) if is_late else {}
     uses = {(use.segment, use.meter): use for use in month.uses}
     lines: list[Line] = []
     for key in sorted(parts.keys() | earlier.keys(), key=_place):

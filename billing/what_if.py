@@ -21,7 +21,6 @@ from billing.store import what_if as store
 from infra.database import Pool, borrow
 from infra.errors import InvalidValueError
 
-MAX_TENANTS: Final = 10_000
 _TENANTS_PER_PAGE: Final = 100
 _PAGE_TIMEOUT_S: Final = 60.0
 
@@ -62,23 +61,25 @@ async def what_if(
     period: str,
     *,
     after: str = "",
-    limit: int = MAX_TENANTS,
+    limit: int | None = None,
     now: datetime | None = None,
 ) -> WhatIf:
     """Replay the month `YYYY-MM` for the tenants that were on the drafts' plans in it, in their order.
 
     A tenant takes its own draft before everyone's on its plan. Of the file, `valid_from` has no part in it.
 
+    Args:
+        limit: how many tenants at most; None: all of them.
+
     Raises:
         InvalidValueError: the period's label, or a month that is not over.
     """
     if period_labelled(period, ZoneInfo("Etc/GMT+12")).ends_at > (now or datetime.now(UTC)):
         raise InvalidValueError("This month is not over yet: there is nothing to replay.", "period")
-    limit = max(1, min(limit, MAX_TENANTS))
     plans = sorted({draft.version.plan for draft in drafts})
     rows: list[WhatIfRow] = []
-    while True:
-        size = min(_TENANTS_PER_PAGE, limit - len(rows))
+    while limit is None or len(rows) < limit:
+        size = _TENANTS_PER_PAGE if limit is None else min(_TENANTS_PER_PAGE, limit - len(rows))
         async with borrow(pool, use_timeout_s=_PAGE_TIMEOUT_S) as connection, connection.transaction():
             on_plan = await store.read_tenants_on(connection, period, plans, after, size)
             drafted = {
@@ -91,8 +92,7 @@ async def what_if(
         if len(on_plan) < size:
             return WhatIf(period, tuple(rows), _totals(rows), None)
         after = on_plan[-1].tenant_id
-        if len(rows) == limit:
-            return WhatIf(period, tuple(rows), _totals(rows), after)
+    return WhatIf(period, tuple(rows), _totals(rows), after)
 
 
 def replay(material: Material, version: PriceVersion) -> Material:
@@ -124,7 +124,7 @@ def _row(material: Material, version: PriceVersion) -> WhatIfRow:
 
 
 def _comes_to(material: Material) -> int:
-    month = msgspec.structs.replace(material.month, credit_nanos=0, tax_ppm=0, carried_in_minor=0)
+    month = msgspec.structs.replace(material.month, credit_nanos=0)
     return compose(msgspec.structs.replace(material, month=month)).subtotal_minor
 
 

@@ -1,4 +1,4 @@
-"""`python -m billing.worker`: the process that works on jobs: months, their runs, alerts, webhooks, Stripe.
+"""`python -m billing.worker`: the process that works on jobs: months, runs, alerts, webhooks, collecting.
 
 `DATABASE_URL` says where PostgreSQL is; its tables must be there. Progress goes to stdout as JSON lines, as
 `serving.host` does it: one when ready, or one that says why not. It stays until SIGTERM or SIGINT, through
@@ -131,7 +131,7 @@ def _collecting_jobs(pool: Pool, collecting: Collecting) -> list[PeriodicJob]:
 
     return [
         PeriodicJob("billing.take_up_collections", "* * * * * */2", collecting.collector.take_up_due),
-        PeriodicJob("billing.compare_collections", "10 4 * * *", compare_both_sides, alone=True),
+        PeriodicJob("billing.compare_collections", "10 4 * * *", compare_both_sides),
         PeriodicJob("billing.forget_stripe_events", "40 3 * * *", collecting.collector.forget_events),
     ]
 

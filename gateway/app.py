@@ -12,6 +12,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
 from billing.collecting.webhooks import StripeEvents
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -21,6 +22,7 @@ from gateway.metered import Metered
 from gateway.request_id import request_id_of
 from gateway.routes import (
     account,
+    documents,
     health,
     intents,
     invoices,
@@ -30,7 +32,8 @@ from gateway.routes import (
     transcriptions,
     translations,
 )
-from gateway.routes.admin import collections, credit_notes, invoice_runs, people, prices, review
+from gateway.routes.admin import collections, credit_notes, invoice_runs, parties, people, prices, review
+from gateway.routes.admin import documents as admin_documents
 from gateway.routes.admin import invoices as admin_invoices
 from gateway.services import Services
 from gateway.staff_door import StaffDoor
@@ -52,26 +55,18 @@ _ROUTES = [
     account.get_models,
     account.get_usage,
     account.get_call,
-    invoices.get_invoices,
-    invoices.get_invoice,
-    invoices.get_line_calls,
-    admin_invoices.get_invoices,
-    admin_invoices.get_invoice,
-    admin_invoices.get_line_calls,
-    admin_invoices.get_calls_csv,
-    admin_invoices.get_proof,
-    invoice_runs.request_invoice_run,
-    invoice_runs.get_invoice_run,
-    people.get_me,
-    collections.get_collections,
-    stripe_events.receive_event,
+    *invoices.ROUTES,
+    *documents.ROUTES,
+    *stripe_events.ROUTES,
+    *people.ROUTES,
+    *parties.ROUTES,
+    *prices.ROUTES,
+    *invoice_runs.ROUTES,
+    *collections.ROUTES,
     *review.ROUTES,
     *credit_notes.ROUTES,
-    prices.get_prices,
-    prices.create_prices,
-    prices.preview_prices,
-    prices.replay_prices,
-    prices.put_plan,
+    *admin_invoices.ROUTES,
+    *admin_documents.ROUTES,
     health.get_health,
     health.get_readiness,
     reference.get_document,
@@ -167,8 +162,9 @@ async def _open_services(
             metered=metered,
             telemetry=telemetry,
             staff_door=StaffDoor(pool, settings.aiaas_workers),
-            stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
             proving=asyncio.Semaphore(1),
+            typesetter=Typesetter(),
+            stripe_events=StripeEvents(pool, settings.stripe_webhook_secrets),
         )
     finally:
         # In the order of a call: nothing new is admitted, what was served is charged, then the rest goes.

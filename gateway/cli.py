@@ -11,9 +11,11 @@ from gateway.commands.credit import tenant_add_credit
 from gateway.commands.credit_notes import credit_note
 from gateway.commands.customers import key, tenant
 from gateway.commands.demo import demo
+from gateway.commands.documents import invoice_lines_command, invoice_pdf_command
 from gateway.commands.invoices import invoice
 from gateway.commands.money import reconcile_command, usage_command
 from gateway.commands.notices import alert, webhook
+from gateway.commands.parties import issuer, tenant_set_billing
 from gateway.commands.partitions import partition
 from gateway.commands.plans import plan
 from gateway.commands.prices import price
@@ -96,21 +98,14 @@ def openapi_command(json: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(app.state["document"]), indent=2).decode())
 
 
-tenant.add_command(tenant_add_credit)
-for command in (invoice_run, invoice_verify, invoice_calls, *INVOICE_COMMANDS):
+for command in (tenant_add_credit, tenant_set_billing):
+    tenant.add_command(command)
+_OF_INVOICES = (invoice_run, invoice_verify, invoice_calls, invoice_lines_command, invoice_pdf_command)
+for command in (*_OF_INVOICES, *INVOICE_COMMANDS):
     invoice.add_command(command)
-_MONEY = (
-    usage_command,
-    invoice,
-    credit_note,
-    collection,
-    audit_command,
-    reconcile_command,
-    partition,
-    webhook,
-    alert,
-)
-for command in (tenant, plan, price, key, staff, *_MONEY, demo):
+_INVOICING = (price, issuer, invoice, credit_note, collection, audit_command)
+_MONEY = (usage_command, *_INVOICING, reconcile_command, partition, webhook, alert)
+for command in (tenant, plan, key, staff, *_MONEY, demo):
     main.add_command(command)
 
 

@@ -84,6 +84,7 @@ STATUS_AND_TYPE: dict[str, tuple[int, str]] = {
     "internal_error": (500, _SERVER),
     "engine_unavailable": (503, _SERVER),
     "ledger_unavailable": (503, _SERVER),
+    "documents_busy": (503, _SERVER),
     "ledger_overloaded": (503, _SERVER),
     "service_unavailable": (503, _SERVER),
     "deadline_exceeded": (504, _SERVER),

@@ -6,6 +6,7 @@ import msgspec
 from litestar.connection import ASGIConnection
 
 from billing.collecting.webhooks import StripeEvents
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -39,8 +40,9 @@ class Services(msgspec.Struct, frozen=True):
     metered: Metered
     telemetry: Telemetry
     staff_door: StaffDoor
-    stripe_events: StripeEvents
     proving: asyncio.Semaphore
+    typesetter: Typesetter
+    stripe_events: StripeEvents
 
 
 def services_of(connection: ASGIConnection) -> Services:  # type: ignore[type-arg]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+NAME_PATTERN = "^[A-Za-z0-9_-]{1,100}$"
 PriceModelName = Literal["per_unit", "graduated", "volume", "package"]
 
 
@@ -53,7 +54,7 @@ class PreviewRequestBody(Struct, frozen=True):
 class PlanChangeRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """`at_once`: the month that runs goes on at the plan's prices; else the next month takes them."""
 
-    plan: str
+    plan: Annotated[str, Meta(pattern=NAME_PATTERN)]
     at_once: bool = False
 
 

@@ -26,8 +26,11 @@ class NewCreditNoteBody(Struct, frozen=True, forbid_unknown_fields=True):
     """A credit note against an issued invoice; the tax goes back in proportion, at the invoice's own rate."""
 
     invoice_id: Annotated[str, Meta(pattern="^[0-9A-Za-z_]{1,64}$")]
-    lines: Annotated[list[CreditLineBody], Meta(min_length=1, max_length=500)]
     reason: Text
+    lines: Annotated[
+        Annotated[list[CreditLineBody], Meta(min_length=1, max_length=500)] | None,
+        Meta(description="What is taken back; null takes back all that is left of the invoice."),
+    ]
     remedy: Remedy = "carry"
 
 

@@ -1,11 +1,12 @@
 """Prices, caps and units for Hypothesis to draw, and what they cost by adding up unit by unit."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from hypothesis import strategies as st
 
 from billing.meters import METERS, MONEY
-from billing.prices import MeterPrice, Tier
+from billing.prices import MeterPrice, PriceModel, Tier
 
 
 def meter_prices(
@@ -28,6 +29,27 @@ NANOS = st.integers(0, 10**12)
 PRICES = meter_prices([1, 7, 1_000, 60_000, 1_000_000], st.integers(1, 10**9), NANOS, most_edges=5)
 UNITS = st.integers(0, 2 * 10**9)
 
+PER = st.sampled_from([1, 7, 1_000, 60_000, 1_000_000])
+FREE_UNITS = st.just(0) | st.integers(1, 10**7)
+SPLITTABLE: tuple[PriceModel, ...] = ("per_unit", "graduated", "package")
+"""The models at which what a month's parts come to is known when the part is over."""
+
+
+def prices_of(models: Sequence[PriceModel]) -> st.SearchStrategy[MeterPrice]:
+    """Prices of these models, with and without free units."""
+    flat = st.tuples(st.builds(Tier, st.none(), NANOS))
+    tiered = PRICES.map(lambda price: price.tiers)
+    return st.sampled_from(models).flatmap(
+        lambda model: st.builds(
+            MeterPrice,
+            PER,
+            flat if model in ("per_unit", "package") else tiered,
+            st.just(model),
+            FREE_UNITS,
+        )
+    )
+
+
 METER_NAMES = [meter.meter for meter in METERS]
 KEYS = ["key_one", "key_two"]
 SMALL = st.integers(0, 40)
@@ -38,8 +60,14 @@ CAP = st.tuples(
 
 
 def near_edges(price: MeterPrice) -> list[int]:
+    """A unit before, at and after each of the month's units where a price begins or ends."""
     edges = [tier.up_to_units for tier in price.tiers if tier.up_to_units is not None]
-    return [edge + step for edge in edges for step in (-1, 0, 1)]
+    if price.model == "package":
+        edges = [price.per, 2 * price.per]
+    if price.free_units:
+        edges = [0, *edges]
+    points = [price.free_units + edge + step for edge in edges for step in (-1, 0, 1)]
+    return [point for point in points if point >= 0]
 
 
 def amount(price: MeterPrice, units: int) -> Fraction:

@@ -6,9 +6,7 @@ import click
 import msgspec
 
 from billing.credit_notes import (
-    CreditLine,
     CreditNote,
-    Remedy,
     approve_credit_note,
     create_credit_note,
     issue_credit_note,
@@ -16,9 +14,11 @@ from billing.credit_notes import (
     show_credit_note,
     withdraw_credit_note,
 )
+from billing.crediting import CreditLine, Remedy
 from billing.invoices import show_invoice
-from billing.money import currency, format_minor, parse_minor
+from billing.money import Currency, currency, format_minor, parse_minor
 from gateway.commands.acting import acting
+from gateway.commands.documents import credit_note_pdf_command
 from gateway.commands.running import as_json, echo_json, table, with_pool
 from infra.database import Pool
 from infra.errors import InvalidValueError
@@ -32,16 +32,19 @@ def credit_note() -> None:
     """Credit notes against issued invoices: one person prepares, another approves and issues."""
 
 
+credit_note.add_command(credit_note_pdf_command)
+
+
 @credit_note.command("create")
 @click.argument("invoice_id")
 @click.option(
     "--line",
     "lines",
     multiple=True,
-    required=True,
     metavar="LINE=AMOUNT",
     help="How much to take off a line of the invoice, before tax, such as 1=12.50.",
 )
+@click.option("--all", "is_all", is_flag=True, help="All that is left of the invoice.")
 @_reason
 @click.option(
     "--remedy",
@@ -52,18 +55,15 @@ def credit_note() -> None:
 )
 @as_json
 def credit_note_create(
-    invoice_id: str, lines: tuple[str, ...], reason: str, remedy: Remedy, json: bool
+    invoice_id: str, lines: tuple[str, ...], is_all: bool, reason: str, remedy: Remedy, json: bool
 ) -> None:
     """Prepare a credit note against INVOICE_ID. The tax goes back in proportion."""
+    if is_all == bool(lines):
+        raise click.UsageError("Give --line, or --all.")
 
     async def run(pool: Pool) -> CreditNote:
         unit = currency((await show_invoice(pool, invoice_id)).currency)
-        wanted: list[CreditLine] = []
-        for text in lines:
-            line, _, amount = text.partition("=")
-            if not (line.isascii() and line.isdigit() and len(line) < 8):
-                raise InvalidValueError("--line takes LINE=AMOUNT, such as 1=12.50.", "line")
-            wanted.append(CreditLine(int(line), parse_minor(amount, unit)))
+        wanted = None if is_all else [_line(text, unit) for text in lines]
         return await create_credit_note(pool, invoice_id, await acting(pool), wanted, reason, remedy)
 
     _show(with_pool(run), json)
@@ -117,6 +117,13 @@ def credit_note_issue(credit_note_id: str, json: bool) -> None:
 def credit_note_withdraw(credit_note_id: str, reason: str, json: bool) -> None:
     """Give CREDIT_NOTE_ID up, which is not issued."""
     _do(json, lambda pool, actor: withdraw_credit_note(pool, credit_note_id, actor, reason))
+
+
+def _line(text: str, unit: Currency) -> CreditLine:
+    line, _, amount = text.partition("=")
+    if not (line.isascii() and line.isdigit() and len(line) < 8):
+        raise InvalidValueError("--line takes LINE=AMOUNT, such as 1=12.50.", "line")
+    return CreditLine(int(line), parse_minor(amount, unit))
 
 
 def _do(json: bool, deed: Callable[[Pool, str], Awaitable[CreditNote]]) -> None:

@@ -21,7 +21,13 @@ from gateway.commands.credit import describe_credit
 from gateway.commands.expiry import expires_option, parse_expiry
 from gateway.commands.plans import shown_limits
 from gateway.commands.running import as_json, echo_json, moment, table, with_pool
-from gateway.customers import DEFAULT_PLAN, DEFAULT_TIME_ZONE, change_customers_plan, create_customer
+from gateway.customers import (
+    DEFAULT_CURRENCY,
+    DEFAULT_PLAN,
+    DEFAULT_TIME_ZONE,
+    change_customers_plan,
+    create_customer,
+)
 from infra.database import Pool
 from infra.errors import InvalidValueError
 from tenants.api_keys import (
@@ -52,16 +58,30 @@ def tenant() -> None:
     show_default=True,
     help="Where their months begin and end, such as Asia/Taipei.",
 )
+@click.option(
+    "--currency",
+    default=DEFAULT_CURRENCY,
+    show_default=True,
+    help="What they are billed in, such as TWD; the plan must have prices in it.",
+)
 @cap_options
 @as_json
 def tenant_create(
-    name: str, plan: str, time_zone: str, cap: str | None, cap_units: tuple[str, ...], json: bool
+    name: str,
+    plan: str,
+    time_zone: str,
+    currency: str,
+    cap: str | None,
+    cap_units: tuple[str, ...],
+    json: bool,
 ) -> None:
     """Make a tenant called NAME."""
     caps = given_caps(cap, cap_units)
-    made = with_pool(lambda pool: create_customer(pool, name, plan=plan, time_zone=time_zone, caps=caps))
+    made = with_pool(
+        lambda pool: create_customer(pool, name, plan=plan, currency=currency, time_zone=time_zone, caps=caps)
+    )
     if json:
-        echo_json({**_tenant_fields(made), "time_zone": time_zone})
+        echo_json({**_tenant_fields(made), "time_zone": time_zone, "currency": currency})
     else:
         click.echo(f"{made.tenant_id}\nNext: aiaas key create --tenant {made.tenant_id}")
 

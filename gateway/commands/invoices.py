@@ -1,12 +1,14 @@
 """`aiaas invoice`: what is billed."""
 
+from datetime import datetime
+
 import click
 import msgspec
 
 from billing.invoices import Invoice, InvoiceLine, InvoiceSummary, list_invoices, show_invoice
 from billing.money import currency, format_minor, format_percent
 from gateway.commands.money import PERIOD_HELP
-from gateway.commands.running import as_json, echo_json, table, with_pool
+from gateway.commands.running import as_json, echo_json, moment, table, with_pool
 
 
 @click.group()
@@ -68,6 +70,8 @@ def describe_invoice(shown: Invoice) -> str:
 def _line_name(line: InvoiceLine, period: str) -> str:
     names = {"minimum": "minimum commitment", "credit": "prepaid credit"}
     name = line.meter or names.get(line.kind, line.kind)
+    if held_from := line.basis.get("from"):
+        name += f", plan {line.basis['plan']} from {moment(datetime.fromisoformat(held_from))} UTC"
     return name if line.usage_period == period else f"{name}, late from {line.usage_period}"
 
 

@@ -139,8 +139,6 @@ def price_what_if(file: str, period: str, csv: bool, json: bool) -> None:
         echo_json(found)
     else:
         click.echo(as_csv(found).rstrip() if csv else _describe_what_if(found))
-    if found.next_after:
-        click.echo(f"Only the first {len(found.rows)} tenants are told.", err=True)
 
 
 def _load(file: str, json: bool, *, dry_run: bool) -> None:

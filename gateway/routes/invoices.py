@@ -92,3 +92,6 @@ async def get_line_calls(
         tenant_id=caller_of(request).tenant_id,
         statuses=ISSUED_STATUSES,
     )
+
+
+ROUTES = (get_invoices, get_invoice, get_line_calls)

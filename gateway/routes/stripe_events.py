@@ -34,3 +34,6 @@ async def receive_event(request: AnyRequest) -> StripeEventReceipt:
     body = await read_body(request)
     signature = headers_of(request.scope).get(b"stripe-signature", b"").decode("latin-1")
     return StripeEventReceipt(await services_of(request).stripe_events.receive(body, signature))
+
+
+ROUTES = (receive_event,)

@@ -42,7 +42,7 @@ CREATE UNIQUE INDEX invoice_run_at_hand ON billing.invoice_run (period) WHERE fi
 -- Numbers without gaps are an issuer's: what they begin with stays once one was given.
 CREATE FUNCTION billing.guard_issuer() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.last_number > 0 AND NEW.number_prefix <> OLD.number_prefix THEN
+    IF OLD.last_number + OLD.last_credit_number > 0 AND NEW.number_prefix <> OLD.number_prefix THEN
         RAISE EXCEPTION 'an issuer that has given numbers keeps their prefix'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;

@@ -26,6 +26,8 @@ import uvloop
 from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from billing.collecting.webhooks import StripeEvents
+from billing.documents.typesetter import Typesetter
 from billing.ledger import Ledger
 from billing.refusals import Refusals
 from billing.requests import IdempotentRequests
@@ -133,6 +135,8 @@ def build(database_url: str) -> Litestar:
             telemetry,
             StaffDoor(pool, workers=1),
             asyncio.Semaphore(1),
+            Typesetter(),
+            StripeEvents(pool, []),
         )
         yield
         await ledger.close()

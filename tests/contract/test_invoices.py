@@ -103,6 +103,22 @@ def test_a_run_asked_for_is_worked_on_by_the_worker(
     assert finance.get("/v1/admin/invoice-runs/run_none").status_code == 404
 
 
+def test_finance_sets_how_a_tenant_is_billed_and_by_whom(tenant: TenantOfTest, finance: httpx.Client) -> None:
+    issuer = f"/v1/admin/issuers/{tenant.tenant_id[4:].lower()}"
+    put = finance.put(issuer, json={"name": "台灣分公司", "number_prefix": "TW-"})
+    assert (put.status_code, finance.get(issuer).json()) == (200, put.json())
+    profile = f"/v1/admin/tenants/{tenant.tenant_id}/billing-profile"
+    assert finance.get(profile).json()["name"] == "Test tenant"
+    body = {"name": "宏達", "tax_name": "VAT", "tax_ppm": 50_000, "issuer_id": put.json()["issuer_id"]}
+    put = finance.put(profile, json=body)
+    assert (put.status_code, finance.get(profile).json()) == (200, put.json())
+    for wrong in ({"name": ""}, {**body, "tax_ppm": -1}, {**body, "issuer_id": "nobody"}, {"nome": "A"}):
+        assert finance.put(profile, json=wrong).status_code == 400
+    assert finance.get(profile).json() == put.json()
+    for path in ("/v1/admin/issuers/nobody", "/v1/admin/tenants/ten_none/billing-profile"):
+        assert code_of(finance.get(path)) == (404, "not_found")
+
+
 def test_bad_input_is_one_error(finance: httpx.Client) -> None:
     for path, status in BAD:
         answer = finance.get(path)

@@ -135,5 +135,6 @@ def test_no_endpoint_that_takes_a_key_answers_without_one(stack: Stack) -> None:
     ]
     assert len(asked) >= 6
     assert {(answer.status_code, answer.json()["error"]["code"]) for answer in asked} == {
-        (401, "missing_api_key")
+        (401, "missing_api_key"),
+        (401, "missing_staff_key"),
     }

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import cast
 
 import psycopg
 import pytest
@@ -11,19 +13,16 @@ from billing.audit import audit_trail
 from billing.corrections import void, write_off
 from billing.credit import grant_credit
 from billing.credit_notes import (
-    CreditLine,
     CreditNote,
     CreditNoteStateError,
-    OverCreditedError,
-    Remedy,
     approve_credit_note,
     create_credit_note,
     issue_credit_note,
     list_credit_notes,
     show_credit_note,
-    tax_back_minor,
     withdraw_credit_note,
 )
+from billing.crediting import CreditLine, OverCreditedError, Remedy, all_that_is_left, tax_back_minor
 from billing.drafts import content, read_materials
 from billing.invoices import Invoice, content_sha256, show_invoice
 from billing.issuing import (
@@ -35,6 +34,7 @@ from billing.issuing import (
     mark_paid,
 )
 from billing.meters import INTENT_CALLS
+from billing.store.credit_notes import CreditedRow
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError
 from tests.billing_world import add_account
@@ -220,29 +220,39 @@ async def test_a_withdrawn_credit_note_counts_for_nothing(database_url: str, poo
 async def test_credit_numbers_have_no_gaps_and_are_chained_whoever_issues_at_once(
     database_url: str, pool: Pool
 ) -> None:
-    invoice = await issued(database_url, pool)
-    made = await asyncio.gather(
-        *(
-            create_credit_note(pool, invoice.invoice_id, MAKER, [CreditLine(1, 400)], "at once")
-            for _ in range(5)
-        ),
-        return_exceptions=True,
-    )
-    notes = [one for one in made if isinstance(one, CreditNote)]
-    assert len(notes) == 3, "1500 minor units hold 3 times 400"
+    for _ in range(6):
+        await use(database_url, await add_account(pool, now=OCTOBER), DOLLARS)
+    await close(pool, AFTER_OCTOBER)
+    notes = [
+        await create_credit_note(pool, one.invoice_id, MAKER, [CreditLine(1, 400)], "at once")
+        for one in await issue_all(pool)
+    ]
     await asyncio.gather(*(approve_credit_note(pool, one.credit_note_id, CHECKER) for one in notes))
-    await asyncio.gather(
+    outcomes = await asyncio.gather(
         *(issue_credit_note(pool, one.credit_note_id, CHECKER) for one in notes for _ in range(2)),
         return_exceptions=True,
     )
+    assert sum(isinstance(outcome, CreditNoteStateError) for outcome in outcomes) == 6
     found = sorted(await list_credit_notes(pool), key=lambda one: one.number or "")
-    assert [one.number for one in found] == [f"AG-CN-{number:06d}" for number in (1, 2, 3)]
+    assert [one.number for one in found] == [f"AG-CN-{number:06d}" for number in range(1, 7)]
     link = bytes(32)
     for one in found:
         assert one.previous_chain_sha256 == link.hex()
         link = sha256(link + str(one.number).encode() + bytes.fromhex(one.content_sha256)).digest()
         assert one.chain_sha256 == link.hex()
-    assert (await show_invoice(pool, invoice.invoice_id)).open_minor == 300
+
+
+async def test_no_more_is_credited_than_is_there_whoever_credits_at_once(
+    database_url: str, pool: Pool
+) -> None:
+    invoice = await issued(database_url, pool)
+    lines = [CreditLine(1, 400)]
+    made = await asyncio.gather(
+        *(create_credit_note(pool, invoice.invoice_id, MAKER, lines, "at once") for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, CreditNote) for one in made) == 3, "1500 minor units hold 3 times 400"
+    assert sum(isinstance(one, OverCreditedError) for one in made) == 2
 
 
 @pytest.mark.parametrize(
@@ -264,6 +274,10 @@ async def test_credit_numbers_have_no_gaps_and_are_chained_whoever_issues_at_onc
         "INSERT INTO billing.credit_note (credit_note_id, invoice_id, tenant_id, issuer_id, reason, remedy,"
         " subtotal_minor, tax_minor, total_minor, content_sha256, prepared_by) SELECT 'crn_2', invoice_id,"
         " tenant_id, issuer_id, 'r', 'carry', 1101, 0, 1101, content_sha256, 'a' FROM billing.credit_note",
+        "INSERT INTO billing.credit_note (credit_note_id, invoice_id, tenant_id, issuer_id, reason, remedy,"
+        " subtotal_minor, tax_minor, total_minor, content_sha256, prepared_by) SELECT 'crn_2', invoice_id,"
+        " tenant_id, issuer_id, 'r', 'carry', 1, 0, 1, content_sha256, 'a' FROM billing.credit_note;"
+        " INSERT INTO billing.credit_note_line SELECT 'crn_2', invoice_id, 1, 1101 FROM billing.invoice",
         "UPDATE billing.invoice SET status = 'void', settled_at = now()",
     ],
 )
@@ -392,6 +406,33 @@ async def test_what_was_written_off_may_still_be_paid_or_credited(database_url: 
     assert (paid.status, paid.open_minor) == ("paid", 0)
     trail = await audit_trail(pool, invoice.invoice_id)
     assert trail[0].detail == {"reference": "bank 9", "amount_minor": 1100}
+
+
+async def test_all_that_is_left_of_an_invoice_is_credited_to_the_cent(database_url: str, pool: Pool) -> None:
+    """Two lines of usage, and a part of one that was credited before."""
+    tenant_id = await add_account(pool, now=OCTOBER)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE billing.profile SET tax_ppm = 88750")
+    await use(database_url, tenant_id, [*DOLLARS, (INTENT_CALLS, 1234)])
+    await close(pool, AFTER_OCTOBER)
+    (invoice,) = await issue_all(pool)
+    with pytest.raises(OverCreditedError, match="line 1"):
+        await create_credit_note(pool, invoice.invoice_id, MAKER, [CreditLine(1, 50)], "line 1 is 0.49")
+    first = await credit(pool, invoice.invoice_id, 40)
+    rest = await create_credit_note(pool, invoice.invoice_id, MAKER, None, "all of it")
+    assert first.total_minor + rest.total_minor == invoice.total_minor
+    assert (len(rest.lines), rest.remedy) == (2, "carry")
+    with pytest.raises(OverCreditedError):
+        await create_credit_note(pool, invoice.invoice_id, MAKER, None, "again")
+
+
+def test_what_a_discount_took_off_is_not_credited() -> None:
+    lines = [SimpleNamespace(line=1, amount_minor=700), SimpleNamespace(line=2, amount_minor=300)]
+    off = SimpleNamespace(line=3, amount_minor=-400)
+    invoice = cast(Invoice, SimpleNamespace(lines=[*lines, off], subtotal_minor=600))
+    assert all_that_is_left(invoice, CreditedRow(0, 0, {})) == [CreditLine(1, 600)]
+    assert all_that_is_left(invoice, CreditedRow(200, 0, {1: 200})) == [CreditLine(1, 400)]
+    assert all_that_is_left(invoice, CreditedRow(500, 0, {1: 500})) == [CreditLine(1, 100)]
 
 
 @pytest.mark.parametrize(

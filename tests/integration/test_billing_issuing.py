@@ -21,7 +21,8 @@ from billing.issuing import (
     mark_paid,
     send_back,
 )
-from billing.meters import INTENT_CALLS
+from billing.meters import INTENT_CALLS, METER_NAMES
+from billing.prices import MeterPrice, PriceVersion, Tier
 from billing.store.seals import read_proof
 from infra.database import Pool
 from infra.errors import DomainError, InvalidValueError, NotFoundError
@@ -34,6 +35,7 @@ from tests.invoice_world import (
     MAKER,
     NOVEMBER,
     OCTOBER,
+    add_account_on,
     close,
     issue_all,
     run,
@@ -110,6 +112,29 @@ async def test_usage_that_came_late_is_billed_as_its_own_month(database_url: str
     lines = [(line.usage_period, line.units, line.amount) for line in november.lines]
     assert lines == [("2025-11", 1_000_000, "15.00 USD"), ("2025-10", 1_000_000, "13.50 USD")]
     assert await show_invoice(pool, october.invoice_id) == october
+
+
+async def test_a_minimum_is_not_billed_again_with_late_usage_of_a_month_without_any(
+    database_url: str, pool: Pool
+) -> None:
+    price = MeterPrice(1_000_000, (Tier(None, 15 * 10**9),))
+    committed = PriceVersion(
+        price_version_id="pv_committed",
+        plan="committed",
+        currency="USD",
+        valid_from=None,
+        prices=dict.fromkeys(METER_NAMES, price),
+        minimum_nanos=100 * 10**9,
+    )
+    tenant_id = await add_account_on(pool, committed)
+    await close(pool, AFTER_OCTOBER)
+    (october,) = await issue_all(pool)
+    assert [(line.kind, line.amount) for line in october.lines] == [("minimum", "100.00 USD")]
+    await use(database_url, tenant_id, DOLLARS, OCTOBER)
+    await close(pool, AFTER_NOVEMBER)
+    (november,) = await run(pool, "2025-11")
+    late = [(line.kind, line.amount) for line in november.lines if line.usage_period == "2025-10"]
+    assert late == [("usage", "15.00 USD"), ("minimum", "-15.00 USD")]
 
 
 @pytest.mark.parametrize("actor", [MAKER, "os:root"])

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -12,9 +13,11 @@ from billing.audit import audit_trail
 from billing.caps import MoneyCapError, set_caps
 from billing.credit import grant_credit
 from billing.meters import INTENT_CALLS, MONEY
+from billing.periods import period_labelled
 from billing.price_files import PriceFileError
 from billing.price_previews import preview
 from billing.price_versions import list_prices, load_price_file, show_price
+from billing.store.accounts import NewPeriod, insert_periods
 from infra.database import Pool
 from infra.errors import InvalidValueError, NotFoundError, UnavailableError
 from tests.billing_world import add_account, charge, open_ledger
@@ -92,6 +95,8 @@ async def test_a_tenants_own_price_comes_before_everyones(database_url: str, poo
     assert everyones.tenant_ids == (other,)
     assert month_prices(database_url, special)["2025-12"] == own.price_version_id
     assert month_prices(database_url, other)["2025-12"] == everyones.price_version_id
+    await open_periods(pool, datetime(2026, 1, 5, tzinfo=UTC))
+    assert month_prices(database_url, special)["2026-02"] == own.price_version_id
 
 
 async def test_a_month_with_usage_has_begun_whatever_the_clock_says(database_url: str, pool: Pool) -> None:
@@ -103,21 +108,17 @@ async def test_a_month_with_usage_has_begun_whatever_the_clock_says(database_url
     assert set(month_prices(database_url, tenant_id).values()) == {"standard-usd-1"}
 
 
-async def test_a_month_that_is_opened_while_prices_change_takes_the_new_ones(
+async def test_a_month_that_is_being_opened_while_prices_change_takes_the_new_ones(
     database_url: str, pool: Pool
 ) -> None:
-    """Opening waits for the change: neither sees half of the other."""
+    """The change waits for it: it would not see a month that is not committed yet."""
     tenant_id = await add_account(pool)
-    with psycopg.connect(database_url) as holder:
-        holder.execute("SELECT FROM billing.account WHERE tenant_id = %s FOR UPDATE", [tenant_id])
+    january = period_labelled("2026-01", ZoneInfo("Asia/Taipei"))
+    async with pool.connection() as connection, connection.transaction():
+        await insert_periods(connection, [NewPeriod(tenant_id, "Asia/Taipei", january)])
         loading = asyncio.create_task(load(pool, price(valid_from="2026-01-01"), now=NOW))
-        await asyncio.sleep(0.2)
-        opening = asyncio.create_task(open_periods(pool, datetime(2025, 12, 5, tzinfo=UTC)))
-        await asyncio.sleep(0.1)
-        assert not loading.done() and not opening.done()
-        holder.rollback()
-        (made,) = await loading
-        await opening
+        await asyncio.wait([loading], timeout=0.3)
+    (made,) = await loading
     assert month_prices(database_url, tenant_id)["2026-01"] == made.price_version_id
 
 

@@ -17,6 +17,7 @@ from billing.meters import MONEY
 from billing.prices import MeterPrice
 from billing.store import charges as store
 from infra.database import connect
+from infra.ids import new_id
 from tests.billing_strategies import (
     CAP,
     KEYS,
@@ -28,6 +29,7 @@ from tests.billing_strategies import (
     UNITS,
     amount,
     near_edges,
+    prices_of,
 )
 from tests.billing_world import NOON, add_account_with_prices, charge, write
 
@@ -153,3 +155,38 @@ def test_the_view_of_what_is_left_is_the_most_that_fits(
         assert price.rate_call(units, 10**12) <= scaled
     else:
         assert price.rate_call(units, fits) <= scaled < price.rate_call(units, fits + 1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    prices=st.fixed_dictionaries(dict.fromkeys(METER_NAMES, prices_of(["per_unit", "graduated"]))),
+    units=UNITS,
+)
+def test_prices_as_caps_read_them_are_those_of_invoices_with_free_units_too(
+    connection: psycopg.Connection, prices: dict[str, MeterPrice], units: int
+) -> None:
+    version = new_id("pv")
+    with connection.transaction(force_rollback=True):
+        run = connection.execute
+        run("INSERT INTO billing.price_version VALUES (%s, %s, 'USD', '-infinity')", [version, version])
+        for meter, price in prices.items():
+            run(
+                "INSERT INTO billing.meter_price (price_version_id, meter, per_units, model, free_units)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                [version, meter, price.per, price.model, price.free_units],
+            )
+            for number, tier in enumerate(price.tiers, 1):
+                row = [version, meter, number, tier.up_to_units, tier.nanos]
+                run("INSERT INTO billing.price_tier VALUES (%s, %s, %s, %s, %s)", row)
+        for meter, price in prices.items():
+            points = [0, 1, units, *near_edges(price)]
+            rows = run(
+                "SELECT billing.rate(up_to_units, nanos, units) * scale, nano"
+                " FROM billing.meter_prices(%s)"
+                " CROSS JOIN unnest(%s::bigint[]) WITH ORDINALITY AS at (units, place)"
+                " WHERE meter = %s ORDER BY place",
+                [version, points, meter],
+            ).fetchall()
+            assert [Fraction(int(rated), int(nano)) for rated, nano in rows] == [
+                price.rate(point) for point in points
+            ]

@@ -30,16 +30,14 @@ from hypothesis.stateful import (
 from billing.closing import close_month
 from billing.corrections import void, write_off
 from billing.credit_notes import (
-    CreditLine,
     CreditNote,
-    Remedy,
     approve_credit_note,
     create_credit_note,
-    credit_sha256,
     issue_credit_note,
     show_credit_note,
     withdraw_credit_note,
 )
+from billing.crediting import CreditLine, Remedy, credit_sha256
 from billing.drafts import run_drafts
 from billing.invoices import Content, Invoice, content_sha256, show_invoice
 from billing.issuing import approve, issue, mark_paid, send_back

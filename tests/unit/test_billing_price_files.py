@@ -143,6 +143,9 @@ TWICE = "prices: [{plan: a, currency: USD, meters: {intent.calls: {tiers: []}, i
         (UNENDING, False, "prices[0].minimum: An amount"),
         (b" " * (MAX_FILE_BYTES + 1), False, "at most 256 KB"),
         (b"---\na: 1\n---\nb: 1\n", False, "no YAML"),
+        (b'{"prices": [{"plan": "a\\u0000"}]}', True, "prices[0].plan: A text"),
+        (b'{"prices": [{"\\ud800": 1}]}', True, "prices[0]: A text"),
+        (b'{"prices": [{"plan": "%s"}]}' % (b"x" * 201), True, "prices[0].plan: A text"),
     ],
 )  # fmt: skip
 def test_what_is_no_price_file_is_refused(content: bytes, is_json: bool, words: str) -> None:

@@ -33,3 +33,6 @@ async def get_collections(
     found = await list_collections(services_of(request).pool, states, after, limit + 1)
     page = [as_body(one, CollectionBody) for one in found[:limit]]
     return CollectionListBody(page, page[-1].invoice_id if len(found) > limit else None)
+
+
+ROUTES = (get_collections,)

@@ -3,7 +3,6 @@
 from litestar import get, post
 
 from billing.credit_notes import (
-    CreditLine,
     CreditNote,
     approve_credit_note,
     create_credit_note,
@@ -12,6 +11,7 @@ from billing.credit_notes import (
     show_credit_note,
     withdraw_credit_note,
 )
+from billing.crediting import CreditLine
 from gateway.admin_routes import (
     LIMIT,
     Limit,
@@ -37,7 +37,9 @@ async def post_credit_note(request: AnyRequest) -> CreditNoteBody:
     It counts once another person has approved and issued it.
     """
     body = await body_of(request, NewCreditNoteBody)
-    lines = [CreditLine(line.line, line.amount_minor) for line in body.lines]
+    lines = None
+    if body.lines is not None:
+        lines = [CreditLine(line.line, line.amount_minor) for line in body.lines]
     pool, actor = services_of(request).pool, staff_of(request).actor
     return _body(await create_credit_note(pool, body.invoice_id, actor, lines, body.reason, body.remedy))
 

@@ -57,3 +57,6 @@ async def request_invoice_run(request: AnyRequest) -> InvoiceRunBody:
 async def get_invoice_run(request: AnyRequest, run_id: FromPath[str]) -> InvoiceRunBody:
     """See how far a run is."""
     return as_body(await show_run(services_of(request).pool, run_id), InvoiceRunBody)
+
+
+ROUTES = (request_invoice_run, get_invoice_run)

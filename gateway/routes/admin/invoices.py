@@ -149,3 +149,6 @@ async def get_proof(request: AnyRequest, invoice_id: FromPath[str]) -> ProofBody
         raise UnavailableError("Another invoice is being verified. Try again in some seconds.", None, 5)
     async with services.proving:
         return as_body(await verify(services.pool, invoice_id), ProofBody)
+
+
+ROUTES = (get_invoices, get_invoice, get_line_calls, get_calls_csv, get_proof)

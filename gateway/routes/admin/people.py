@@ -27,3 +27,6 @@ async def get_me(request: AnyRequest) -> StaffMemberBody:
         role=member.role,
         key_expires=member.key_expires_at,
     )
+
+
+ROUTES = (get_me,)

@@ -1,5 +1,6 @@
 """Prices: what there is, what a file would change, what a month would cost; and a tenant's plan."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from billing.price_files import MAX_FILE_BYTES, DraftPrice, PriceFileError, deco
 from billing.price_previews import preview
 from billing.price_versions import MAX_PAGE, list_prices, load_price_file, show_price
 from billing.prices import PriceVersion
-from billing.what_if import MAX_TENANTS, as_csv, what_if
+from billing.what_if import as_csv, what_if
 from gateway.bodies import AnyRequest, read_json
 from gateway.customers import change_customers_plan
 from gateway.prices import price_body
@@ -19,6 +20,7 @@ from gateway.services import services_of
 from gateway.staff import admit_staff, staff_of
 from infra.errors import InvalidValueError
 from openapi.admin_prices import (
+    NAME_PATTERN,
     PlanChangeBody,
     PlanChangeRequestBody,
     PreviewRequestBody,
@@ -31,15 +33,18 @@ from openapi.admin_prices import (
     WhatIfBody,
 )
 from openapi.endpoint import TEXT, Endpoint, QueryParameter
+from tenants.tenants import no_such_tenant
 
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _PLAN_CHANGE = msgspec.json.Decoder(PlanChangeRequestBody)
 _ERRORS = (400, 401, 403, 413, 415, 429, 503)
+_MAX_TENANTS = 10_000
 _PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
 
 Period = Annotated[str, Parameter(pattern=_PERIOD_PATTERN)]
+Name = Annotated[str | None, Parameter(pattern=NAME_PATTERN)]
 PageSize = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
-Tenants = Annotated[int, Parameter(ge=1, le=MAX_TENANTS)]
+Tenants = Annotated[int, Parameter(ge=1, le=_MAX_TENANTS)]
 
 LIST_PRICES = Endpoint(
     operation_id="listPrices",
@@ -83,7 +88,7 @@ REPLAY_PRICES = Endpoint(
         QueryParameter("period", "A month that is over, `YYYY-MM`; required.", {"type": "string"}),
         QueryParameter("format", "`json`, or `csv`: the rows alone.", {"enum": ["json", "csv"]}),
         QueryParameter("after", "The last tenant of the page before.", TEXT),
-        QueryParameter("limit", "How many.", {"type": "integer", "minimum": 1, "maximum": MAX_TENANTS}),
+        QueryParameter("limit", "How many.", {"type": "integer", "minimum": 1, "maximum": _MAX_TENANTS}),
     ),
 )
 CHANGE_PLAN = Endpoint(
@@ -99,10 +104,10 @@ CHANGE_PLAN = Endpoint(
 @get("/v1/admin/prices", before_request=admit_staff("finance"), opt={"endpoint": LIST_PRICES})
 async def get_prices(
     request: AnyRequest,
-    plan: FromQuery[str | None] = None,
-    currency: FromQuery[str | None] = None,
-    tenant: FromQuery[str | None] = None,
-    after: FromQuery[str | None] = None,
+    plan: Name = None,
+    currency: Name = None,
+    tenant: Name = None,
+    after: Name = None,
     limit: PageSize = MAX_PAGE,
 ) -> PriceVersionListBody:
     """List price versions, the newest first."""
@@ -163,8 +168,8 @@ async def replay_prices(
     request: AnyRequest,
     period: Period,
     format: FromQuery[str] = "json",
-    after: FromQuery[str] = "",
-    limit: Tenants = MAX_TENANTS,
+    after: Name = None,
+    limit: Tenants = _MAX_TENANTS,
 ) -> WhatIfBody | Response[str]:
     """Replay a past month at other prices.
 
@@ -174,7 +179,7 @@ async def replay_prices(
     if format not in ("json", "csv"):
         raise InvalidValueError("A format is `json` or `csv`.", "format")
     drafts = draft_prices(decode(bytes(await read_json(request, _RAW)), True))
-    found = await what_if(services_of(request).pool, drafts, period, after=after, limit=limit)
+    found = await what_if(services_of(request).pool, drafts, period, after=after or "", limit=limit)
     if format == "csv":
         return Response(as_csv(found), media_type="text/csv")
     return msgspec.convert(found, WhatIfBody, from_attributes=True)
@@ -192,6 +197,8 @@ async def put_plan(request: AnyRequest, tenant_id: FromPath[str]) -> PlanChangeB
     Its limits change within a second; its prices from its next month on, or at once: then the month that runs
     goes on at the plan's prices, and the invoice says from when.
     """
+    if not re.fullmatch(NAME_PATTERN, tenant_id):
+        raise no_such_tenant()
     body = await read_json(request, _PLAN_CHANGE)
     _, made = await change_customers_plan(
         services_of(request).pool, tenant_id, body.plan, staff_of(request).actor, at_once=body.at_once
@@ -207,3 +214,6 @@ async def _versions(request: AnyRequest, version_id: object, prices: object) -> 
         return [(await show_price(services_of(request).pool, str(version_id))).version]
     drafts: list[DraftPrice] = draft_prices({"prices": prices})
     return [draft.version for draft in drafts]
+
+
+ROUTES = (get_prices, create_prices, preview_prices, replay_prices, put_plan)
