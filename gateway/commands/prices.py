@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from billing.money import currency, format_minor
+from billing.money import currency, format_minor, format_nanos
 from billing.price_files import MAX_FILE_BYTES, DraftPrice, read_price_file
 from billing.price_previews import Preview, PreviewLine, preview
 from billing.price_versions import (
