@@ -203,6 +203,7 @@ def _lines(month: MonthUse, unit: Currency, is_late: bool) -> list[Line]:
         after[use.segment, use.meter] = after.get((use.segment, use.meter), 0) + use.units
     parts = _by_key(month_parts(month.segments, after))
     earlier = _by_key(month_parts(month.segments, month.before)) if is_late else {}
+    amounts, amounts_before = _rounded(parts, unit), _rounded(earlier, unit)
     uses = {(use.segment, use.meter): use for use in month.uses}
     lines: list[Line] = []
     for key in sorted(parts.keys() | earlier.keys(), key=_place):
@@ -212,10 +213,21 @@ def _lines(month: MonthUse, unit: Currency, is_late: bool) -> list[Line]:
         use = uses.get((segment, meter)) if meter else None
         if not nanos and use is None:
             continue
-        amount = (minor_units(part.nanos, unit) if part else 0) - (minor_units(was.nanos, unit) if was else 0)
+        amount = amounts.get(key, 0) - amounts_before.get(key, 0)
         basis = part.basis if part else {}
         lines.append(_line(month, key, use, after, basis, Fraction(nanos), amount))
     return lines
+
+
+def _rounded(parts: Mapping[_Key, Part], unit: Currency) -> dict[_Key, int]:
+    """Each part in minor units, rounded by itself. A minimum commitment is what is then missing, if anything,
+    so that the month comes to the commitment itself and not to a minor unit beside it.
+    """
+    amounts = {key: minor_units(part.nanos, unit) for key, part in parts.items()}
+    if minimum := next((key for key in parts if key[0] == "minimum"), None):
+        committed = minor_units(_sum(list(parts.values())), unit)
+        amounts[minimum] = max(0, committed - sum(amounts.values()) + amounts[minimum])
+    return amounts
 
 
 def _line(

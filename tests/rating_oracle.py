@@ -14,6 +14,7 @@ SMALLEST_DUE = {"USD": 50, "HKD": 400, "CNY": 400, "EUR": 50, "TWD": 15, "JPY": 
 
 Key = tuple[str, int, str | None]
 """What an amount of a month is: `usage` of (segment, meter), a segment's `discount`, the `minimum`."""
+MINIMUM: Key = ("minimum", 0, None)
 Units = Mapping[tuple[int, str], int]
 """Units by (segment, meter)."""
 
@@ -79,7 +80,7 @@ def month(plans: Sequence[Plan], units: Units) -> dict[Key, Fraction]:
     committed = sum((plan.share * plan.minimum for plan in plans), Fraction(0))
     reached = sum(found.values(), Fraction(0))
     if reached < committed:
-        found["minimum", 0, None] = committed - reached
+        found[MINIMUM] = committed - reached
     return found
 
 
@@ -94,6 +95,13 @@ def minor(nanos: Fraction, code: str) -> int:
 
 
 def minor_month(plans: Sequence[Plan], units: Units, code: str) -> dict[Key, int]:
-    """What a month comes to, each amount rounded once; what rounds to nothing is left out."""
-    rounded = {key: minor(nanos, code) for key, nanos in month(plans, units).items()}
+    """What a month comes to, each amount rounded once; what rounds to nothing is left out.
+
+    A month that does not reach its commitment comes to the commitment, rounded: the minimum makes up for it.
+    """
+    exact = month(plans, units)
+    rounded = {key: minor(nanos, code) for key, nanos in exact.items()}
+    if MINIMUM in exact:
+        others = sum(amount for key, amount in rounded.items() if key != MINIMUM)
+        rounded[MINIMUM] = max(0, minor(sum(exact.values(), Fraction(0)), code) - others)
     return {key: amount for key, amount in rounded.items() if amount}

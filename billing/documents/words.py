@@ -117,8 +117,8 @@ _ENGLISH: Final = {
         "the SHA-256 of the chain before it (32 bytes), the number, and Content (32 bytes)."
     ),
     "rounding": (
-        "Each line is computed exactly and rounded once, to {smallest}, halves away from zero. Tax is "
-        "rounded once, on the subtotal."
+        "Each line is computed exactly and rounded once, to {smallest}, halves away from zero; a minimum "
+        "commitment is what is then missing. Tax is rounded once, on the subtotal."
     ),
     "carry_small": "Less than {smallest} is not collected by itself: it is carried to the next invoice.",
     "carry_balance": "This month's balance is in your favour: it is carried to the next invoice.",
@@ -253,7 +253,9 @@ _CHINESE: Final = {
         "「內容」為本折讓單全部內容（含原帳單的雜湊值）的 SHA-256；"
         "「鏈值」為前一鏈值（32 位元組）、號碼與「內容」（32 位元組）的 SHA-256。"
     ),
-    "rounding": "各行金額精確計算後，四捨五入一次至 {smallest}；稅額以小計計算，四捨五入一次。",
+    "rounding": (
+        "各行金額精確計算後，四捨五入一次至 {smallest}；最低消費補足其差額；稅額以小計計算，四捨五入一次。"
+    ),
     "carry_small": "未達 {smallest} 的金額不單獨收取，結轉至下期帳單。",
     "carry_balance": "本期餘額對貴客戶有利，結轉至下期帳單。",
     "in_progress": "本月尚未結算：以上為目前數字。",
