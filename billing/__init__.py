@@ -1,8 +1,19 @@
-"""What it costs: meters, money, prices, caps, the ledger, usage, receipts, draft invoices, alerts.
+"""What it costs: meters, money, prices, caps, the ledger, usage, receipts, invoices, alerts.
 
 Owns the database schema `billing`, and `procrastinate` for the billing worker's jobs. Refuses a charge for a
 tenant without an account, a second use of a call's id for another call, a call that would pass a cap, a
-change to a price version, a webhook to an address that is not public, and any amount that is not an integer.
+change to a price version or to what is issued, an approval by who made or changed it, a webhook to an address
+that is not public, and any amount that is not an integer.
+
+From charges to money, file by file:
+    price_files, price_versions, plan_changes   what a month costs; previews and what-if replay it
+    closing, sealing                            a month ends: its rows get a digest
+    runs, drafts, statement                     what it comes to, as an invoice for everybody
+    risk, review, issuing                       two people look, and it gets its number
+    proofs, drilldown                           every line back to its calls, and computed anew
+    credit_notes, crediting, corrections        what was wrong, by documents that name it
+    documents/, collecting/                     PDF and CSV; Stripe
+    audit                                       who did what, and was refused what
 
 Guarantees:
     `Ledger.charge` returns only when the usage row is committed, and a call is counted once however often
@@ -25,4 +36,10 @@ Guarantees:
     Usage rows are partitioned by time, and old partitions can be detached: call ids begin with their time
         (UUID version 7), so ranges of `call_id` are ranges of time, the primary key is unique over all
         partitions, and an id whose partition is gone is refused.
+    An invoice is made once for a tenant and month, whoever runs it at once. It can be computed again from
+        its usage rows and the price versions that it names; each line gives its calls, units and a digest.
+    Who made or changed an invoice does not approve it, and an approval is of exactly what was looked at.
+    An issued invoice and an issued credit note never change; their numbers have no gaps, and each is chained
+        to the one before it. No more is credited than an invoice says, and none goes below zero.
+    At Stripe every amount is ours, compared before it is final; an event has its effect once.
 """

@@ -134,6 +134,13 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON billing.audit_
 DROP TABLE billing.invoice_line;
 DROP TABLE billing.invoice;
 
+-- What is carried in, source by source: `[{"source", "id", "number", "amount_minor"}]`, from invoices that left
+-- something, and from credit notes. A source that a void invoice took is free again.
+CREATE FUNCTION billing.carried_sum(carried jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum((one ->> 'amount_minor')::bigint), 0)::bigint FROM jsonb_array_elements(carried) AS one
+$$;
+
 CREATE TABLE billing.invoice (
     invoice_id        text PRIMARY KEY,
     tenant_id         text NOT NULL,
@@ -155,7 +162,7 @@ CREATE TABLE billing.invoice (
     tax_minor         bigint NOT NULL,
     total_minor       bigint NOT NULL,
     carried_in_minor  bigint NOT NULL,
-    carried_from      text REFERENCES billing.invoice,
+    carried           jsonb NOT NULL DEFAULT '[]',
     carried_out_minor bigint NOT NULL,
     due_minor         bigint NOT NULL CHECK (due_minor >= 0),
     content_sha256    bytea NOT NULL CHECK (length(content_sha256) = 32),
@@ -178,7 +185,7 @@ CREATE TABLE billing.invoice (
     FOREIGN KEY (tenant_id, period) REFERENCES billing.period,
     CHECK (total_minor = subtotal_minor + tax_minor),
     CHECK (due_minor = total_minor + carried_in_minor - carried_out_minor),
-    CHECK (carried_in_minor = 0 OR carried_from IS NOT NULL),
+    CHECK (carried_in_minor = billing.carried_sum(carried)),
     CHECK (status IN ('draft', 'in_review') OR (
         period_complete AND approved_at IS NOT NULL AND approved_by IS NOT NULL
         AND approved_by <> ALL (prepared_by) AND approved_sha256 IS NOT DISTINCT FROM content_sha256)),
@@ -189,7 +196,6 @@ CREATE TABLE billing.invoice (
 );
 CREATE UNIQUE INDEX invoice_of_month ON billing.invoice (tenant_id, period) WHERE status <> 'void';
 CREATE INDEX invoice_by_period ON billing.invoice (period, tenant_id);
-CREATE INDEX invoice_by_carried_from ON billing.invoice (carried_from) WHERE carried_from IS NOT NULL;
 CREATE INDEX invoice_by_status ON billing.invoice (status, period, tenant_id);
 
 CREATE TABLE billing.invoice_line (

@@ -1,19 +1,4 @@
--- Review and corrections: comments on invoices, credit notes against issued ones, and what is carried into an
--- invoice by where it comes from.
-
-
--- What is carried in, source by source: `[{"source", "id", "number", "amount_minor"}]`, from invoices that left
--- something, and from credit notes. A source that a void invoice took is free again.
-
-CREATE FUNCTION billing.carried_sum(carried jsonb) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(sum((one ->> 'amount_minor')::bigint), 0)::bigint FROM jsonb_array_elements(carried) AS one
-$$;
-
-ALTER TABLE billing.invoice
-    DROP COLUMN carried_from,
-    ADD COLUMN carried jsonb NOT NULL DEFAULT '[]',
-    ADD CHECK (carried_in_minor = billing.carried_sum(carried));
+-- Review and corrections: comments on invoices, and credit notes against issued ones.
 
 
 -- What people say of an invoice while they review it: beside its content, and only ever added to.
