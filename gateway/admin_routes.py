@@ -22,7 +22,6 @@ Position = Annotated[str | None, Parameter(pattern=r"^[0-9A-Za-z_.]{1,100}$")]
 LIMIT = QueryParameter(
     "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50}
 )
-PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
 _FINANCE = admit_staff("finance")
 
 
@@ -58,11 +57,6 @@ def reading(operation_id: str, answer: type, *query: QueryParameter, has_id: boo
         query=query,
     )
     return {"before_request": _FINANCE, "opt": {"endpoint": endpoint}}
-
-
-def as_body(value: object, body: type[T]) -> T:
-    """A struct of ours as the struct that is answered."""
-    return msgspec.convert(value, body, from_attributes=True)
 
 
 async def body_of(request: AnyRequest, kind: type[T]) -> T:

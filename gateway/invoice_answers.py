@@ -10,6 +10,7 @@ from litestar.response import Stream
 
 from billing.drilldown import MAX_PAGE, calls_csv, find_line, line_calls, visible_invoice
 from billing.invoices import Invoice, InvoiceStatus, InvoiceSummary, list_invoices
+from gateway.parameters import as_body, period_parameter
 from infra.database import Pool
 from infra.ids import format_call_id
 from openapi.endpoint import TEXT, Media, QueryParameter
@@ -19,15 +20,13 @@ T = TypeVar("T")
 
 CSV = "text/csv; charset=utf-8"
 MAX_INVOICES_PAGE = 500
-PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
-Period = Annotated[str | None, Parameter(pattern=PERIOD_PATTERN)]
 InvoicesLimit = Annotated[int, Parameter(ge=1, le=MAX_INVOICES_PAGE)]
 CallsLimit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
 CallsFormat = Literal["json", "csv"]
 
 CALLS_MEDIA: Media = {"application/json": LineCallList, "text/csv": TEXT}
 AFTER = QueryParameter("after", "The `next` of the page before.", {"type": "string"})
-PERIOD = QueryParameter("period", "A month, `YYYY-MM`.", {"type": "string", "pattern": PERIOD_PATTERN})
+PERIOD = period_parameter("all")
 FORMAT = QueryParameter(
     "format", "`csv` gives all the line's calls at once.", {"type": "string", "enum": ["json", "csv"]}
 )
@@ -37,11 +36,6 @@ def limit_parameter(default: int, most: int) -> QueryParameter:
     """How many of a list a page holds."""
     schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
     return QueryParameter("limit", "How many at most.", schema)
-
-
-def as_body(value: object, body: type[T]) -> T:
-    """A struct of ours as the struct that is answered."""
-    return msgspec.convert(value, body, from_attributes=True)
 
 
 async def answer_list(

@@ -1,10 +1,9 @@
 """What a key's owner may read: the models, the tenant's usage, the receipt of one call."""
 
 from datetime import UTC, datetime
-from typing import Annotated
 
 from litestar import get
-from litestar.params import FromPath, Parameter
+from litestar.params import FromPath
 
 from billing.accounts import current_period
 from billing.receipts import receipt
@@ -12,28 +11,20 @@ from billing.usage import usage, usage_by_day
 from gateway.auth import admit, caller_of
 from gateway.bodies import AnyRequest
 from gateway.catalog import list_models
+from gateway.parameters import Period, period_parameter
 from gateway.services import services_of
 from infra.errors import NotFoundError
 from infra.ids import format_call_id, parse_call_id
-from openapi.endpoint import Endpoint, QueryParameter
+from openapi.endpoint import Endpoint
 from openapi.wire import DayUsageBody, MeterUsageBody, ModelList, ReceiptBody, UsageBody
 from serving.placement import ran_on
-
-_PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
-Period = Annotated[str | None, Parameter(pattern=_PERIOD_PATTERN)]
 
 LIST_MODELS = Endpoint(operation_id="listModels", tag="Models", answer={"application/json": ModelList})
 READ_USAGE = Endpoint(
     operation_id="readUsage",
     tag="Usage",
     answer={"application/json": UsageBody},
-    query=(
-        QueryParameter(
-            "period",
-            "A month, `YYYY-MM`; the current one by default.",
-            {"type": "string", "pattern": _PERIOD_PATTERN},
-        ),
-    ),
+    query=(period_parameter("the current one"),),
 )
 READ_CALL = Endpoint(operation_id="readCall", tag="Usage", answer={"application/json": ReceiptBody})
 

@@ -18,12 +18,11 @@ from gateway.invoice_answers import (
     CallsFormat,
     CallsLimit,
     InvoicesLimit,
-    Period,
     answer_calls,
     answer_list,
-    as_body,
     limit_parameter,
 )
+from gateway.parameters import Period, as_body
 from gateway.services import services_of
 from openapi.endpoint import Endpoint
 from openapi.invoices import InvoiceBody, InvoiceList

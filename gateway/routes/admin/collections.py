@@ -4,8 +4,9 @@ from litestar import get
 
 from billing.collecting.listing import STATES, list_collections
 from billing.store.collecting import State
-from gateway.admin_routes import LIMIT, Limit, Position, as_body, reading
+from gateway.admin_routes import LIMIT, Limit, Position, reading
 from gateway.bodies import AnyRequest
+from gateway.parameters import as_body
 from gateway.services import services_of
 from openapi.collections import CollectionBody, CollectionListBody
 from openapi.endpoint import QueryParameter

@@ -18,11 +18,11 @@ from gateway.admin_routes import (
     Position,
     SubjectId,
     action,
-    as_body,
     body_of,
     reading,
 )
 from gateway.bodies import AnyRequest
+from gateway.parameters import as_body
 from gateway.services import services_of
 from gateway.staff import staff_of
 from openapi.credit_notes import CreditNoteBody, CreditNoteListBody, NewCreditNoteBody

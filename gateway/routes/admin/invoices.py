@@ -19,13 +19,12 @@ from gateway.invoice_answers import (
     CallsFormat,
     CallsLimit,
     InvoicesLimit,
-    Period,
     answer_calls,
     answer_list,
-    as_body,
     csv_of_calls,
     limit_parameter,
 )
+from gateway.parameters import Period, as_body
 from gateway.services import services_of
 from gateway.staff import admit_staff
 from infra.errors import UnavailableError

@@ -6,7 +6,7 @@ from litestar.params import FromPath
 
 from billing.parties import change_profile, set_issuer, show_issuer, show_profile
 from gateway.bodies import AnyRequest, read_json
-from gateway.invoice_answers import as_body
+from gateway.parameters import as_body
 from gateway.services import services_of
 from gateway.staff import admit_staff, staff_of
 from openapi.endpoint import STAFF_ERRORS, Endpoint

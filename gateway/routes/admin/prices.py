@@ -15,6 +15,7 @@ from billing.prices import PriceVersion
 from billing.what_if import as_csv, what_if
 from gateway.bodies import AnyRequest, read_json
 from gateway.customers import change_customers_plan
+from gateway.parameters import RequiredPeriod
 from gateway.prices import price_body
 from gateway.services import services_of
 from gateway.staff import admit_staff, staff_of
@@ -39,9 +40,7 @@ _RAW = msgspec.json.Decoder(msgspec.Raw)
 _PLAN_CHANGE = msgspec.json.Decoder(PlanChangeRequestBody)
 _ERRORS = (400, 401, 403, 413, 415, 429, 503)
 _MAX_TENANTS = 10_000
-_PERIOD_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
 
-Period = Annotated[str, Parameter(pattern=_PERIOD_PATTERN)]
 Name = Annotated[str | None, Parameter(pattern=NAME_PATTERN)]
 PageSize = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
 Tenants = Annotated[int, Parameter(ge=1, le=_MAX_TENANTS)]
@@ -166,7 +165,7 @@ async def preview_prices(request: AnyRequest) -> PricePreviewListBody:
 )
 async def replay_prices(
     request: AnyRequest,
-    period: Period,
+    period: RequiredPeriod,
     format: FromQuery[str] = "json",
     after: Name = None,
     limit: Tenants = _MAX_TENANTS,

@@ -13,17 +13,16 @@ from billing.review import comment, comments, review_queue
 from gateway.admin_routes import (
     ID_PATTERN,
     LIMIT,
-    PERIOD_PATTERN,
     Cursor,
     Limit,
     Position,
     SubjectId,
     action,
-    as_body,
     body_of,
     reading,
 )
 from gateway.bodies import AnyRequest
+from gateway.parameters import Period, as_body, period_parameter
 from gateway.services import services_of
 from gateway.staff import staff_of
 from openapi.endpoint import QueryParameter
@@ -48,16 +47,14 @@ from openapi.review import (
     **reading(
         "adminListReviewQueue",
         ReviewQueueBody,
-        QueryParameter(
-            "period", "A month, `YYYY-MM`; all by default.", {"type": "string", "pattern": PERIOD_PATTERN}
-        ),
+        period_parameter("all"),
         QueryParameter("after", "The `next` of the page before.", {"type": "string"}),
         LIMIT,
     ),
 )
 async def get_review_queue(
     request: AnyRequest,
-    period: Annotated[str | None, Parameter(pattern=PERIOD_PATTERN)] = None,
+    period: Period = None,
     after: Position = None,
     limit: Limit = 50,
 ) -> ReviewQueueBody:
