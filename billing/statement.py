@@ -220,10 +220,15 @@ def _lines(month: MonthUse, unit: Currency, is_late: bool) -> list[Line]:
 
 
 def _rounded(parts: Mapping[_Key, Part], unit: Currency) -> dict[_Key, int]:
-    """Each part in minor units, rounded by itself. A minimum commitment is what is then missing, if anything,
-    so that the month comes to the commitment itself and not to a minor unit beside it.
+    """Each part in minor units, rounded by itself, with two exceptions. A discount is no more than what it is
+    off came to. A minimum commitment is what is then missing, if anything, so that the month comes to the
+    commitment itself and not to a minor unit beside it.
     """
     amounts = {key: minor_units(part.nanos, unit) for key, part in parts.items()}
+    for kind, segment, _ in parts:
+        if kind == "discount":
+            usage = sum(minor for key, minor in amounts.items() if key[:2] == ("usage", segment))
+            amounts[kind, segment, None] = max(amounts[kind, segment, None], -max(0, usage))
     if minimum := next((key for key in parts if key[0] == "minimum"), None):
         committed = minor_units(_sum(list(parts.values())), unit)
         amounts[minimum] = max(0, committed - sum(amounts.values()) + amounts[minimum])

@@ -101,6 +101,10 @@ def minor_month(plans: Sequence[Plan], units: Units, code: str) -> dict[Key, int
     """
     exact = month(plans, units)
     rounded = {key: minor(nanos, code) for key, nanos in exact.items()}
+    for key in exact:
+        if key[0] == "discount":  # it takes off no more than there is
+            used = sum(amount for other, amount in rounded.items() if other[:2] == ("usage", key[1]))
+            rounded[key] = max(rounded[key], -used)
     if MINIMUM in exact:
         others = sum(amount for key, amount in rounded.items() if key != MINIMUM)
         rounded[MINIMUM] = max(0, minor(sum(exact.values(), Fraction(0)), code) - others)

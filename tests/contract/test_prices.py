@@ -59,7 +59,7 @@ def test_a_price_file_is_checked_loaded_listed_shown_and_previewed(
     assert "nothing changes" in stack.run_cli("price", "check", str(file)).stdout
     assert "0.001 USD up to 100" in stack.run_cli("price", "show", made["price_version_id"]).stdout
     assert (
-        "100 at 1000000 nanos"
+        "100 at 0.001 USD; 50 at 0.0005 USD"
         in stack.run_cli("price", "preview", str(file), "--units", "intent.calls=150").stdout
     )
     replayed = stack.run_cli("price", "what-if", str(file), "--period", "2026-01", "--csv")

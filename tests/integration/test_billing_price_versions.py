@@ -223,10 +223,10 @@ async def test_a_preview_is_what_an_invoice_would_say(pool: Pool) -> None:
     assert [(line.kind, line.units, line.amount) for line in told.lines] == [
         ("usage", 150, "0.13 USD"),
         ("discount", 0, "-0.06 USD"),
-        ("minimum", 0, "9.94 USD"),
+        ("minimum", 0, "9.93 USD"),
     ]
     assert [(use.units, use.nanos) for use in told.lines[0].tiers] == [(100, 1_000_000), (50, 500_000)]
-    assert told.total == "10.01 USD"
+    assert told.total == "10.00 USD"
     for units in ({"video.frames": 1}, {"intent.calls": -1}, {"intent.calls": 2**63}):
         with pytest.raises(InvalidValueError):
             preview(version, units)
