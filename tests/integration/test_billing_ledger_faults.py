@@ -127,7 +127,9 @@ async def test_a_server_that_stays_away_is_answered_unavailable_in_time_and_foun
         allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
         with psycopg.connect(database_url.rsplit("/", 1)[0] + "/postgres", autocommit=True) as admin:
             admin.execute(allow.format(sql.Identifier(name), False))
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
             began = time.monotonic()
             answers = await asyncio.gather(
                 *(ledger.charge(charge(tenant_id)) for _ in range(5)), return_exceptions=True

@@ -382,7 +382,9 @@ async def test_while_postgresql_is_away_a_claim_is_refused_and_notes_are_written
         await pool.close()
         with psycopg.connect(database_url.rsplit("/", 1)[0] + "/postgres", autocommit=True) as admin:
             admin.execute(allow.format(sql.Identifier(name), False))
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
             call_id = uuid7()
             requests.note(identity("body"), call_id, datetime.now(UTC), 30.0)
             began_s = asyncio.get_running_loop().time()
