@@ -8,10 +8,24 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from infra.database import Pool, open_pool
 from infra.migrations import migrate
 from infra.postgres import EmbeddedPostgres
+
+
+class _ByFile(LoadFileScheduling):
+    """Files go to whichever process is free, but all that share the running stack to one: it starts once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/contract" if file.startswith("tests/contract/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """What divides the suite between the processes of `make test`."""
+    return _ByFile(config, log)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
