@@ -21,7 +21,7 @@ from billing.store import webhooks as store
 from billing.store.alerts import Occasion
 from billing.store.webhooks import ClaimedMessage
 from billing.targets import Answer, NotSentError, WebhookClient
-from infra.database import Connection, Pool, borrow
+from infra.database import Connection, Pool, borrow, delete_in_pages
 from infra.logs import event
 
 MOST_ATTEMPTS: Final = 10
@@ -99,13 +99,9 @@ class Deliveries:
 
     async def forget_old(self) -> int:
         """Delete messages that were done with 90 days ago; returns how many. Alerts are kept."""
-        forgotten = 0
-        while True:
-            async with borrow(self._pool) as connection:
-                deleted = await store.delete_finished(connection, _KEPT, _PAGE)
-            forgotten += deleted
-            if deleted < _PAGE:
-                return forgotten
+        return await delete_in_pages(
+            self._pool, _PAGE, lambda connection: store.delete_finished(connection, _KEPT, _PAGE)
+        )
 
     async def _attempt(self, claimed: ClaimedMessage) -> _Ending:
         headers = {

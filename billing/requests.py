@@ -21,7 +21,7 @@ import msgspec
 from billing.charges import KeptAnswer
 from billing.store import requests as store
 from billing.store.requests import ClaimRow, NotedRequest
-from infra.database import Pool, borrow
+from infra.database import Pool, borrow, delete_in_pages
 from infra.errors import DomainError, RetryLaterError, UnavailableError
 from infra.ids import uuid7
 from infra.logs import event
@@ -212,13 +212,11 @@ class IdempotentRequests:
 
 async def forget_expired(pool: Pool) -> int:
     """Forget all requests whose time is over; returns how many. Safe to run from several processes."""
-    forgotten = 0
-    while True:
-        async with borrow(pool) as connection:
-            deleted = await store.delete_expired(connection, _EXPIRED_PER_TRANSACTION)
-        forgotten += deleted
-        if deleted < _EXPIRED_PER_TRANSACTION:
-            return forgotten
+    return await delete_in_pages(
+        pool,
+        _EXPIRED_PER_TRANSACTION,
+        lambda connection: store.delete_expired(connection, _EXPIRED_PER_TRANSACTION),
+    )
 
 
 def _drop(pending: dict[bytes, T], written: dict[bytes, T]) -> None:

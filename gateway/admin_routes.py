@@ -7,6 +7,7 @@ from litestar.params import Parameter, PathParameter
 
 from billing.review import MAX_PAGE
 from gateway.bodies import AnyRequest, read_json
+from gateway.parameters import limit_parameter
 from gateway.staff import admit_staff
 from openapi.endpoint import STAFF_ERRORS, Endpoint, Media, QueryParameter
 
@@ -19,9 +20,7 @@ SubjectId = Annotated[str, PathParameter(pattern=ID_PATTERN)]
 Limit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[int | None, Parameter(ge=0, le=2**62)]
 Position = Annotated[str | None, Parameter(pattern=r"^[0-9A-Za-z_.]{1,100}$")]
-LIMIT = QueryParameter(
-    "limit", "How many at most.", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50}
-)
+LIMIT = limit_parameter(50, MAX_PAGE)
 _FINANCE = admit_staff("finance")
 
 

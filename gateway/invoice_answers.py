@@ -1,7 +1,7 @@
 """What both APIs of invoices answer with: the tenants' own, and the vendor's."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Response
@@ -16,8 +16,6 @@ from infra.ids import format_call_id
 from openapi.endpoint import TEXT, Media, QueryParameter
 from openapi.invoices import InvoiceList, InvoiceSummaryBody, LineCallBody, LineCallList
 
-T = TypeVar("T")
-
 CSV = "text/csv; charset=utf-8"
 MAX_INVOICES_PAGE = 500
 InvoicesLimit = Annotated[int, Parameter(ge=1, le=MAX_INVOICES_PAGE)]
@@ -30,12 +28,6 @@ PERIOD = period_parameter("all")
 FORMAT = QueryParameter(
     "format", "`csv` gives all the line's calls at once.", {"type": "string", "enum": ["json", "csv"]}
 )
-
-
-def limit_parameter(default: int, most: int) -> QueryParameter:
-    """How many of a list a page holds."""
-    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
-    return QueryParameter("limit", "How many at most.", schema)
 
 
 async def answer_list(

@@ -20,6 +20,12 @@ def period_parameter(otherwise: str) -> QueryParameter:
     return QueryParameter("period", f"A month, `YYYY-MM`; {otherwise} by default.", schema)
 
 
+def limit_parameter(default: int, most: int) -> QueryParameter:
+    """How many of a list a page holds."""
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return QueryParameter("limit", "How many at most.", schema)
+
+
 def as_body(value: object, body: type[T]) -> T:
     """A struct of ours as the struct that is answered."""
     return msgspec.convert(value, body, from_attributes=True)

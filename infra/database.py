@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -103,6 +103,24 @@ async def borrow(
             await pool.putconn(connection)
     except OperationalError:
         raise database_away() from None
+
+
+async def delete_in_pages(pool: Pool, page: int, delete: Callable[[Connection], Awaitable[int]]) -> int:
+    """Delete page by page, each with a borrowed connection, until one is not full; returns how many were.
+
+    Args:
+        delete: deletes a page at most, and returns how many that were.
+
+    Raises:
+        UnavailableError: see `borrow`.
+    """
+    total = 0
+    while True:
+        async with borrow(pool) as connection:
+            deleted = await delete(connection)
+        total += deleted
+        if deleted < page:
+            return total
 
 
 async def _take(pool: Pool, timeout_s: float) -> Connection:

@@ -35,7 +35,7 @@ from billing.store import jobs
 from billing.store import stripe_events as events_store
 from billing.store.collecting import CollectionRow, State
 from billing.store.credit_notes import NoteRow
-from infra.database import Pool, borrow
+from infra.database import Pool, borrow, delete_in_pages
 from infra.logs import event
 
 MOST_ATTEMPTS: Final = 100  # two days, once the pauses no longer grow
@@ -84,13 +84,9 @@ class Collector:
 
     async def forget_events(self) -> int:
         """Delete events that were handled 90 days ago; returns how many."""
-        forgotten = 0
-        while True:
-            async with borrow(self._pool) as connection:
-                deleted = await events_store.delete_events(connection, _EVENTS_KEPT, _PAGE)
-            forgotten += deleted
-            if deleted < _PAGE:
-                return forgotten
+        return await delete_in_pages(
+            self._pool, _PAGE, lambda connection: events_store.delete_events(connection, _EVENTS_KEPT, _PAGE)
+        )
 
     async def look_again(self, invoice_id: str) -> None:
         """See to an invoice now, due or not."""

@@ -20,9 +20,8 @@ from gateway.invoice_answers import (
     InvoicesLimit,
     answer_calls,
     answer_list,
-    limit_parameter,
 )
-from gateway.parameters import Period, as_body
+from gateway.parameters import Period, as_body, limit_parameter
 from gateway.services import services_of
 from openapi.endpoint import Endpoint
 from openapi.invoices import InvoiceBody, InvoiceList

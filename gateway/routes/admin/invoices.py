@@ -22,9 +22,8 @@ from gateway.invoice_answers import (
     answer_calls,
     answer_list,
     csv_of_calls,
-    limit_parameter,
 )
-from gateway.parameters import Period, as_body
+from gateway.parameters import Period, as_body, limit_parameter
 from gateway.services import services_of
 from gateway.staff import admit_staff
 from infra.errors import UnavailableError
